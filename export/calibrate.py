@@ -1,0 +1,175 @@
+"""The ranges that activations take on calibration images, measured one image at a time.
+
+Memory stays bounded whatever the number of images: per tensor an extent and, for two of the methods, one histogram
+whose bins double in width when a larger value comes.
+
+| method | the range ends at | source |
+|---|---|---|
+| minmax | the extremes seen | |
+| percentile | the 99.99th percentile of magnitudes | Wu et al. 2020 (arXiv 2004.09602), sec. 4 |
+| entropy | the end whose clipped, quantised histogram loses least information | Migacz, GTC 2017 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from ..runtime.errors import FoveolaError
+from .onnx_graph import INPUT
+
+Method = Literal["minmax", "percentile", "entropy"]
+Magnitudes = NDArray[np.float32]
+Counts = NDArray[np.int64]
+
+BINS = 2048
+PERCENTILE = 99.99
+LEVELS = 128  # magnitudes that a signed 8-bit grid tells apart
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Ends of the interval that a tensor's values take; zero always lies inside, as padding is zero."""
+
+    low: float
+    high: float
+
+    @property
+    def magnitude(self) -> float:
+        """The larger distance from zero."""
+        return max(-self.low, self.high)
+
+
+def measure_ranges(
+    model: onnx.ModelProto, tensors: Sequence[str], images: Iterable[NDArray[np.float32]], method: Method
+) -> tuple[dict[str, Range], int]:
+    """Run the float graph on the images and watch the given tensors.
+
+    Args:
+        model: float32 graph with one input `image`.
+        tensors: values to watch; the input may be among them.
+        images: float32 (1, C, H, W) each; drawn once, one at a time.
+        method: as in the table above.
+
+    Returns:
+        The range of each tensor, and the number of images seen (with none, every range is empty).
+
+    Raises:
+        FoveolaError: the network answers NaN or infinity on an image.
+    """
+    run = _watcher(model, tensors)
+    observers = {name: _Observer(method != "minmax") for name in tensors}
+    count = 0
+    for image in images:
+        values = run(image)
+        for name, observer in observers.items():
+            if not observer.add(values[name]):
+                raise FoveolaError(f"calibration image {count + 1}", f"{name} is not finite", "train the network anew")
+        count += 1
+    return {name: observer.range(method) for name, observer in observers.items()}, count
+
+
+class _Watch:
+    def __init__(self, session: Any, names: list[str]) -> None:
+        self.session, self.names = session, names
+
+    def __call__(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        seen = dict(zip(self.names, self.session.run(self.names, {INPUT: image}), strict=True))
+        return seen | {INPUT: image}
+
+
+def _watcher(model: onnx.ModelProto, tensors: Sequence[str]) -> _Watch:
+    """Open a copy of the graph that has the tensors as further outputs."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    outputs = {value.name for value in watched.graph.output}
+    names = [name for name in dict.fromkeys(tensors) if name != INPUT]
+    watched.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names if name not in outputs
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = 1  # the same sums in the same order on every run
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return _Watch(session, names)
+
+
+@dataclass
+class _Observer:
+    """Extent of a tensor and, where wanted, the histogram of its magnitudes on [0, top]."""
+
+    histogram: bool
+    low: float = 0.0
+    high: float = 0.0
+    top: float = 0.0
+    counts: Counts | None = None
+
+    def add(self, values: NDArray[np.float32]) -> bool:
+        """Take in one image's values; False where one is not finite."""
+        low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+        if not (np.isfinite(low) and np.isfinite(high)):
+            return False
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if self.histogram:
+            self._count(np.abs(values).ravel(), max(-low, high))
+        return True
+
+    def _count(self, magnitudes: Magnitudes, largest: float) -> None:
+        if self.counts is None or not self.top:
+            zeros = 0 if self.counts is None else int(self.counts[0])  # images before this one were zero throughout
+            self.counts, self.top = np.zeros(BINS, np.int64), largest
+            self.counts[0] = zeros
+        while largest > self.top:
+            self.top *= 2
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
+        self.counts += np.histogram(magnitudes, bins=BINS, range=(0.0, self.top or 1.0))[0]
+
+    def range(self, method: Method) -> Range:
+        """Give the range by the method's rule, never wider than the extent seen."""
+        end = max(-self.low, self.high)
+        if self.counts is not None and self.top:
+            end = self.top * (percentile_end(self.counts) if method == "percentile" else entropy_end(self.counts))
+        return Range(max(self.low, -end), min(self.high, end))
+
+
+def percentile_end(counts: Counts) -> float:
+    """End of the bin in which the percentile of the magnitudes lies, as a fraction of the histogram's extent."""
+    cumulative = np.cumsum(counts)
+    return float(np.searchsorted(cumulative, cumulative[-1] * PERCENTILE / 100) + 1) / len(counts)
+
+
+def entropy_end(counts: Counts, levels: int = LEVELS) -> float:
+    """End at which clipping and quantising to `levels` magnitudes has the least Kullback-Leibler divergence.
+
+    The first bin is left out of the divergence: after a ReLU it holds the zeros, which every grid represents exactly
+    and which would hide all else.
+    """
+    bins = len(counts)
+    shape = counts.astype(np.float64)
+    shape[0] = 0
+    if not shape.any():
+        return 1.0
+    ends = range(levels, bins + 1, levels // 8)
+    losses = [_divergence(shape, end, levels) for end in ends]
+    return ends[int(np.argmin(losses))] / bins
+
+
+def _divergence(shape: NDArray[np.float64], end: int, levels: int) -> float:
+    kept = shape[:end].copy()
+    clipped = kept.copy()
+    clipped[-1] += shape[end:].sum()
+    level = np.arange(end) * levels // end
+    filled = kept > 0
+    mass = np.bincount(level, weights=kept, minlength=levels)
+    share = np.bincount(level, weights=filled, minlength=levels)
+    spread = np.where(filled, (mass / np.maximum(share, 1))[level], 0.0)
+    p, q = clipped / clipped.sum(), spread / max(spread.sum(), 1e-30)
+    # A clipped mass on an empty last bin has no counterpart in q: infinite loss in theory, a large one here.
+    where = p > 0
+    return float(np.sum(p[where] * np.log(p[where] / np.maximum(q[where], 1e-12))))

@@ -1,0 +1,399 @@
+"""How an image file becomes the network's input, the same in training and on the device.
+
+Laws:
+- A picture that cannot be read whole and without doubt is refused with place, fault and mend; nothing is guessed.
+- Coordinates everywhere are those of the upright picture, as a viewer shows it: an EXIF rotation is carried out, a
+  mirroring is refused, since it would swap a patient's left and right.
+- A box edge at x means the border between pixels x - 1 and x; pixel x has its centre at x + 0.5.
+- There is one resize kernel: Pillow's BILINEAR, a triangle that widens on reduction and so does not alias.
+- Colour profiles, gamma chunks and resolution tags are ignored: the stored numbers are the picture.
+
+    image = read_image(Path("chest.png"))
+    x_CHW, geometry = prepare(image, manifest.input)
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .errors import FoveolaError
+from .manifest import InputSpec
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+class ImageLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What is refused before anything is decoded or allocated."""
+
+    max_file_bytes: int = 256 * 2**20  # 256 MiB
+    max_pixels: int = 64 * 2**20  # 67 million pixels; a 43 x 35 cm radiograph at 0.1 mm has 15 million
+    max_side: int = 2**15  # pixels
+
+
+LIMITS = ImageLimits()
+MIRRORED = {2, 4, 5, 7}  # EXIF orientations with a reflection in them
+TURNS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}
+_ORIENTATION, _PHOTOMETRIC = 0x0112, 0x0106
+# What Pillow raises on broken files, by fuzzing and by its source; MemoryError and our own mistakes are not among them.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError)
+_BROKEN_TOO = (struct.error, zlib.error, UserWarning, NotImplementedError)
+
+
+class Geometry(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the picture lies in the network's input.
+
+    An image point (x, y) in pixels is the input point ((x - x0) * scale_x + pad_x, (y - y0) * scale_y + pad_y).
+    """
+
+    image_height: int
+    image_width: int
+    x0: int  # the crop, image pixels, x1 and y1 exclusive
+    y0: int
+    x1: int
+    y1: int
+    scale_x: float  # input pixels per image pixel
+    scale_y: float
+    pad_x: int  # input pixels left of the content
+    pad_y: int
+
+    @property
+    def content_width(self) -> int:
+        """Columns of the input that hold the picture."""
+        return round((self.x1 - self.x0) * self.scale_x)
+
+    @property
+    def content_height(self) -> int:
+        """Rows of the input that hold the picture."""
+        return round((self.y1 - self.y0) * self.scale_y)
+
+    def boxes_to_input(self, boxes: NDArray[Any]) -> NDArray[Any]:
+        """Boxes (M, 4 or more; first four x1, y1, x2, y2) from image to input pixels, clipped to the content.
+
+        A box outside the crop gets an area of zero.
+        """
+        scale, shift = self._scale(), self._shift()
+        low = np.array([self.pad_x, self.pad_y] * 2, np.float64)
+        high = low + np.array([self.content_width, self.content_height] * 2)
+        moved = boxes.copy()
+        moved[:, :4] = np.clip(boxes[:, :4] * scale + shift, low, high)
+        return moved
+
+    def boxes_to_image(self, boxes: NDArray[Any]) -> NDArray[Any]:
+        """Boxes (M, 4 or more) from input to image pixels, clipped to the crop."""
+        moved = boxes.copy()
+        low, high = np.array([self.x0, self.y0] * 2), np.array([self.x1, self.y1] * 2)
+        moved[:, :4] = np.clip((boxes[:, :4] - self._shift()) / self._scale(), low, high)
+        return moved
+
+    def _scale(self) -> NDArray[np.float64]:
+        return np.array([self.scale_x, self.scale_y] * 2)
+
+    def _shift(self) -> NDArray[np.float64]:
+        x, y = self.pad_x - self.x0 * self.scale_x, self.pad_y - self.y0 * self.scale_y
+        return np.array([x, y] * 2)
+
+
+def read_image(source: Path | bytes, place: str = "") -> Pixels:
+    """Read the pixels of a file or of its bytes: (H, W) grey or (H, W, 3) RGB; uint8, or uint16 for deep grey.
+
+    PNG, JPEG, TIFF (one page) and BMP. Palettes are resolved, an alpha channel is dropped where it is opaque
+    everywhere. Colour of 16 bits a channel keeps its upper 8. The array is not writable.
+
+    Raises:
+        FoveolaError: no such file, too large, broken, truncated, several pages, CMYK, transparent, mirrored, ...
+    """
+    return np.asarray(decode_image(source, place))
+
+
+def decode_image(source: Path | bytes, place: str = "") -> Image.Image:
+    """As `read_image`, as a Pillow image of mode L, RGB or I;16: what `prepare` takes without a copy."""
+    place = place or (str(source) if isinstance(source, Path) else "image")
+    data = _file_bytes(source, place) if isinstance(source, Path) else source
+    image = _open(data, place)
+    _check_size(image, place)
+    try:
+        if getattr(image, "n_frames", 1) != 1:
+            raise FoveolaError(place, "holds more than one picture", "save the one to be read as a file of its own")
+        turn = image.getexif().get(_ORIENTATION, 1)
+        image.load()
+    except _BROKEN + _BROKEN_TOO as error:
+        raise _broken(place, error) from None
+    if turn in MIRRORED:
+        raise FoveolaError(place, f"EXIF orientation {turn} mirrors the picture", "save it upright and unmirrored")
+    plain = _plain(image, place)
+    # Pillow turns a TIFF itself while it loads.
+    return plain.transpose(TURNS[turn]) if turn in TURNS and image.format != "TIFF" else plain
+
+
+def read_mask(source: Path | bytes, place: str = "") -> NDArray[np.uint8]:
+    """Read a label map (H, W) from a file: grey values or palette indices as they are stored; 1-bit files give 0 and 1.
+
+    Raises:
+        FoveolaError: as `read_image`; also colours, since a colour is no label, and labels above 255.
+    """
+    place = place or (str(source) if isinstance(source, Path) else "mask")
+    data = _file_bytes(source, place) if isinstance(source, Path) else source
+    image = _open(data, place)
+    _check_size(image, place)
+    try:
+        image.load()
+        if image.mode in ("1", "L", "P"):
+            return np.array(image).astype(np.uint8, copy=False)
+        labels = np.array(image)
+    except _BROKEN + _BROKEN_TOO as error:
+        raise _broken(place, error) from None
+    if labels.ndim == 3 and bool((labels[..., :3] == labels[..., :1]).all()) and image.mode in ("RGB", "RGBA"):
+        return np.ascontiguousarray(labels[..., 0])
+    if labels.ndim == 2 and labels.min() >= 0 and labels.max() <= 255:
+        return labels.astype(np.uint8)
+    raise FoveolaError(place, f"is no label map (mode {image.mode})", "save masks as 8-bit grey or palette PNG")
+
+
+def _file_bytes(path: Path, place: str) -> bytes:
+    try:
+        if not path.is_file():
+            raise FoveolaError(place, "is a folder" if path.is_dir() else "no such file")
+        size = path.stat().st_size
+        if size > LIMITS.max_file_bytes:
+            raise FoveolaError(place, f"{size} bytes, more than the {LIMITS.max_file_bytes} allowed")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise FoveolaError(place, f"cannot be read ({error})", "check the path and its permissions") from None
+
+
+def _open(data: bytes, place: str) -> Image.Image:
+    """Read the header. The first bytes choose the plugin here, so that no other decoder ever sees the file."""
+    if not data:
+        raise FoveolaError(place, "the file is empty", "copy it again")
+    if len(data) > LIMITS.max_file_bytes:
+        raise FoveolaError(place, f"{len(data)} bytes, more than the {LIMITS.max_file_bytes} allowed")
+    stream = BytesIO(data)
+    try:
+        if data.startswith(b"\xff\xd8\xff"):
+            from PIL.JpegImagePlugin import JpegImageFile
+
+            return JpegImageFile(stream)
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            from PIL.PngImagePlugin import PngImageFile
+
+            return PngImageFile(stream)
+        if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+            from PIL.TiffImagePlugin import TiffImageFile
+
+            return TiffImageFile(stream)
+        if data.startswith(b"BM"):
+            from PIL.BmpImagePlugin import BmpImageFile
+
+            return BmpImageFile(stream)
+    except _BROKEN + _BROKEN_TOO as error:
+        raise _broken(place, error) from None
+    what = "a DICOM file" if data[128:132] == b"DICM" else f"begins with {data[:12]!r}"
+    raise FoveolaError(place, f"not a PNG, JPEG, TIFF or BMP file ({what})", "export it in one of these formats")
+
+
+def _broken(place: str, error: BaseException) -> FoveolaError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return FoveolaError(place, f"truncated or broken ({reason})", "copy or export the file again")
+
+
+def _check_size(image: Image.Image, place: str) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise FoveolaError(place, f"the picture has {width} x {height} pixels")
+    if max(width, height) > LIMITS.max_side or width * height > LIMITS.max_pixels:
+        most = f"at most {LIMITS.max_side} a side and {LIMITS.max_pixels} in all are read"
+        raise FoveolaError(place, f"absurd size of {width} x {height} pixels", most)
+
+
+def _plain(image: Image.Image, place: str) -> Image.Image:
+    """Turn a loaded image into L, RGB or I;16, or refuse it."""
+    if image.has_transparency_data:
+        image = _without_alpha(image, place)
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode in ("1", "P", "YCbCr"):
+        return image.convert("L" if image.mode == "1" else "RGB")
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
+        return _deep_grey(image, place)
+    if image.mode == "CMYK":
+        raise FoveolaError(place, "CMYK, the colours of print", "export it as RGB or grey")
+    raise FoveolaError(place, f"pixels of mode {image.mode}", "export it as 8- or 16-bit grey or as RGB")
+
+
+def _without_alpha(image: Image.Image, place: str) -> Image.Image:
+    if image.mode.startswith("I"):
+        raise FoveolaError(place, "16-bit grey with a transparent value", "export it without transparency")
+    full = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
+    if full.getchannel("A").getextrema() != (255, 255):
+        # What lies behind a transparent pixel is anyone's guess: black, white and the hidden colour all occur.
+        raise FoveolaError(place, "parts of the picture are transparent", "export it without an alpha channel")
+    return full.convert(full.mode[:-1])
+
+
+def _deep_grey(image: Image.Image, place: str) -> Image.Image:
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PHOTOMETRIC) == 0:
+        # Pillow inverts WhiteIsZero for 8 bits and not for 16: a negative would pass for a positive.
+        raise FoveolaError(place, "16-bit TIFF stored as a negative (WhiteIsZero)", "export it as a positive")
+    pixels = np.asarray(image)
+    if image.mode == "I" and (int(pixels.min()) < 0 or int(pixels.max()) > 65535):
+        raise FoveolaError(place, "pixels beyond the 16-bit range 0..65535", "export it as 8- or 16-bit grey")
+    return Image.fromarray(pixels.astype("<u2", copy=False))
+
+
+def prepare(image: Pixels | Image.Image, spec: InputSpec) -> tuple[NDArray[np.float32], Geometry]:
+    """Make the network's input of a picture: (channels, height, width) float32 in 0..1, and where the picture is in it.
+
+    Grey and RGB become each other as `spec.channels` asks (ITU-R 601 luma; grey repeated). The window is measured on
+    the resized content: percentiles are the nearest rank, of all channels together. A flat picture becomes black.
+
+    Args:
+        image: (H, W) or (H, W, 3), uint8 or uint16 as `read_image` gives it, or Pillow's L, RGB or I;16.
+        spec: the manifest's input.
+    """
+    picture = image if isinstance(image, Image.Image) else _picture(image)
+    if spec.channels == 1 and picture.mode == "RGB":
+        picture = picture.convert("L")
+    crop = field_of_view(picture) if spec.crop == "fov" else (0, 0, *picture.size)
+    geometry = _fit(picture.size, crop, spec)
+    if crop != (0, 0, *picture.size):
+        picture = picture.crop(crop)
+    width, height = geometry.content_width, geometry.content_height
+    small = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    x_CHW = np.zeros((spec.channels, spec.height, spec.width), np.float32)
+    inside = x_CHW[:, geometry.pad_y : geometry.pad_y + height, geometry.pad_x : geometry.pad_x + width]
+    _window(small if small.ndim == 2 else small.transpose(2, 0, 1), spec, inside)
+    return x_CHW, geometry
+
+
+def _picture(image: Pixels) -> Image.Image:
+    assert image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8), image.shape
+    assert image.dtype in (np.uint8, np.uint16), image.dtype
+    return Image.fromarray(np.ascontiguousarray(image, "<u2" if image.dtype == np.uint16 else np.uint8))
+
+
+def _fit(size: tuple[int, int], crop: tuple[int, int, int, int], spec: InputSpec) -> Geometry:
+    x0, y0, x1, y1 = crop
+    width, height = spec.width, spec.height
+    if spec.fit == "pad":
+        scale = min(spec.width / (x1 - x0), spec.height / (y1 - y0))
+        # Halves round up, not to even: a growing picture must not shrink its content.
+        width = min(spec.width, max(1, math.floor((x1 - x0) * scale + 0.5)))
+        height = min(spec.height, max(1, math.floor((y1 - y0) * scale + 0.5)))
+    return Geometry(
+        image_height=size[1],
+        image_width=size[0],
+        x0=x0,
+        y0=y0,
+        x1=x1,
+        y1=y1,
+        scale_x=width / (x1 - x0),
+        scale_y=height / (y1 - y0),
+        pad_x=(spec.width - width) // 2,
+        pad_y=(spec.height - height) // 2,
+    )
+
+
+def _window(pixels: Pixels, spec: InputSpec, out: NDArray[np.float32]) -> None:
+    if spec.window == "full":
+        np.divide(pixels, np.float32(np.iinfo(pixels.dtype).max), out=out, dtype=np.float32)
+        return
+    upto = np.cumsum(np.bincount(pixels.ravel()))
+    ranks = [max(1, math.ceil(percent / 100 * pixels.size)) for percent in (spec.low, spec.high)]
+    low, high = (int(value) for value in np.searchsorted(upto, ranks))
+    np.subtract(pixels, np.float32(low), out=out, dtype=np.float32)
+    np.divide(out, np.float32(max(high - low, 1)), out=out)
+    np.clip(out, 0, 1, out=out)
+
+
+FOV_SIDE = 256  # pixels: the longer side of the thumbnail on which the field of view is sought
+FOV_LEVEL = 0.15  # of the 99th percentile: the rim of a fundus photograph is dim, its surround is nearly black
+FOV_FLOOR = 8 / 255  # of the full range: sensor noise
+FOV_LINE = 0.02  # share of a row or column that must be lit: dust and hot pixels are less
+FOV_LEAST = 0.25  # of a side: a smaller find is no field of view
+
+
+def field_of_view(image: Image.Image) -> tuple[int, int, int, int]:
+    """Find the lit rectangle (x0, y0, x1, y1) of a fundus photograph; the whole picture where none stands out."""
+    width, height = image.size
+    step = math.ceil(max(width, height) / FOV_SIDE)
+    small = np.asarray(_reduced(image, step))
+    light = small.max(axis=2) if small.ndim == 3 else small
+    full = np.iinfo(light.dtype).max
+    lit = light > max(FOV_FLOOR * full, FOV_LEVEL * float(np.percentile(light, 99, method="nearest")))
+    left, right = _longest_run(lit.mean(axis=0) >= FOV_LINE)
+    top, bottom = _longest_run(lit.mean(axis=1) >= FOV_LINE)
+    # One thumbnail pixel more on each side, so that the rim itself is inside.
+    x0, x1 = max(0, (left - 1) * step), min(width, (right + 1) * step)
+    y0, y1 = max(0, (top - 1) * step), min(height, (bottom + 1) * step)
+    if x1 - x0 < FOV_LEAST * width or y1 - y0 < FOV_LEAST * height:
+        return 0, 0, width, height
+    return x0, y0, x1, y1
+
+
+def _longest_run(lit: NDArray[np.bool_]) -> tuple[int, int]:
+    """Find the first longest run of lit lines (start, end): a name printed beside the disc is another run."""
+    edges = np.flatnonzero(np.diff(lit, prepend=False, append=False)).reshape(-1, 2)
+    if not len(edges):
+        return 0, 0
+    start, end = edges[np.argmax(edges[:, 1] - edges[:, 0])].tolist()
+    return start, end
+
+
+def _reduced(image: Image.Image, step: int) -> Image.Image:
+    if image.mode != "I;16":
+        return image.reduce(step)
+    # Pillow's box reduction does not know 16 bits.
+    size = (math.ceil(image.width / step), math.ceil(image.height / step))
+    return image.resize(size, Image.Resampling.BOX, box=(0, 0, *image.size))
+
+
+def prepare_mask(mask: NDArray[np.uint8], spec: InputSpec, geometry: Geometry) -> NDArray[np.uint8]:
+    """Bring a label map (H, W) of the image to the input's height and width: nearest neighbour, padding 0."""
+    assert mask.shape == (geometry.image_height, geometry.image_width), mask.shape
+    width, height = geometry.content_width, geometry.content_height
+    content = mask[geometry.y0 : geometry.y1, geometry.x0 : geometry.x1]
+    small = Image.fromarray(np.ascontiguousarray(content)).resize((width, height), Image.Resampling.NEAREST)
+    out = np.zeros((spec.height, spec.width), np.uint8)
+    out[geometry.pad_y : geometry.pad_y + height, geometry.pad_x : geometry.pad_x + width] = np.asarray(small)
+    return out
+
+
+def mask_to_image(probability: NDArray[np.float32], geometry: Geometry, spec: InputSpec) -> NDArray[np.float32]:
+    """Bring probabilities (K, h, w) on the network's grid to (K, image height, image width); zero outside the crop.
+
+    Bilinear with pixel centres at halves, edges repeated (torch's `interpolate(align_corners=False)`). Columns first,
+    while the array is small; then each image row mixes two neighbouring rows.
+    """
+    g = geometry
+    _, h, w = probability.shape
+    left, part = _neighbours(w, (np.arange(g.x1 - g.x0, dtype=np.float64) + 0.5) * g.scale_x + g.pad_x, spec.width)
+    upper, drop = _neighbours(h, (np.arange(g.y1 - g.y0, dtype=np.float64) + 0.5) * g.scale_y + g.pad_y, spec.height)
+    # `clip` spares numpy a checked copy; no index is out of range.
+    wide = probability.take(left, axis=2, mode="clip")
+    wide *= 1 - part
+    wide += probability.take(np.minimum(left + 1, w - 1), axis=2, mode="clip") * part
+    rise = np.diff(wide, axis=1, append=wide[:, -1:])
+    whole = (g.y1 - g.y0, g.x1 - g.x0) == (g.image_height, g.image_width)
+    full = (np.empty if whole else np.zeros)((len(probability), g.image_height, g.image_width), np.float32)
+    for k, target in enumerate(full[:, g.y0 : g.y1, g.x0 : g.x1]):
+        np.multiply(rise[k, upper], drop[:, None], out=target)
+        target += wide[k, upper]
+    return full
+
+
+def _neighbours(cells: int, at: NDArray[np.float64], length: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Find, for positions in input pixels, the grid cell before each and the weight of the cell after it."""
+    place = np.clip(at * (cells / length) - 0.5, 0, cells - 1)
+    before = place.astype(np.intp)
+    return before, (place - before).astype(np.float32)

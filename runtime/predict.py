@@ -1,0 +1,103 @@
+"""From an image file's bytes to a prediction, on one engine, as it was validated.
+
+predictor = open_predictor(Path("chest.foveola"), key=Path("maker.pub"))
+for finding in predictor.predict(Path("chest.png")).findings:
+    print(finding.label, finding.probability, finding.positive)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .answer import Prediction, decode
+from .bundle import Bundle, open_bundle
+from .engine import INSTALL, engine_of, is_installed, open_session
+from .errors import FoveolaError, MissingPartError
+from .image import decode_image, prepare
+from .manifest import EngineName, EngineOptions, Manifest
+
+
+class Predictor:
+    """A bundle, opened on one engine and warmed up. Several threads may share it.
+
+    Args:
+        bundle: from `open_bundle`, so that somebody vouches for it.
+        engine: `onnxruntime` or `openvino`; None takes the manifest's first engine that is installed.
+
+    Raises:
+        FoveolaError: the bundle was not validated on that engine, or the engine refuses the graph.
+        MissingPartError: the engine is not installed.
+    """
+
+    def __init__(self, bundle: Bundle, engine: str | None = None) -> None:
+        options = _choose(bundle.manifest, engine)
+        self.manifest: Manifest = bundle.manifest
+        self.engine: EngineName = engine_of(options)
+        self.arithmetic = options.arithmetic
+        self._session = open_session(options, bundle.members)
+        spec = self.manifest.input
+        self._shape = (1, spec.channels, spec.height, spec.width)
+        self._check_graph()
+        # The first run of an engine allocates and packs weights; the first patient should not wait for it.
+        self.run(np.zeros(self._shape, np.float32))
+
+    def predict(self, image: Path | bytes, place: str = "") -> Prediction:
+        """Answer about one image.
+
+        Args:
+            image: a file, or a file's bytes.
+            place: how to name the image in an error; by default the path.
+
+        Raises:
+            FoveolaError: the image cannot be read, or the network's answer is no answer (NaN).
+        """
+        spec = self.manifest.input
+        x_CHW, geometry = prepare(decode_image(image, place), spec)
+        return decode(self.manifest.outputs, self.run(x_CHW[None]), geometry, spec)
+
+    def run(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run the graph alone: a prepared input (1, C, H, W) to raw outputs by tensor name.
+
+        Raises:
+            FoveolaError: the input has another shape or type.
+        """
+        if tensor.shape != self._shape or tensor.dtype != np.float32 or not tensor.flags.c_contiguous:
+            fault = f"{tensor.dtype} {tensor.shape}, not contiguous float32 {self._shape}"
+            raise FoveolaError("input tensor", fault, "make it with `prepare`")
+        return self._session.run(tensor)
+
+    def _check_graph(self) -> None:
+        place = f"{self.manifest.name} on {self.engine}"
+        if self._session.input_shape != self._shape:
+            fault = f"the graph takes {self._session.input_shape}, the manifest says {self._shape}"
+            raise FoveolaError(place, fault, "make the bundle anew")
+        needed = {name for output in self.manifest.outputs for name in output.tensors}
+        absent = sorted(needed - set(self._session.outputs))
+        if absent:
+            raise FoveolaError(place, f"the graph has no output {', '.join(absent)}", "make the bundle anew")
+
+
+def open_predictor(path: Path, engine: str | None = None, key: Path | bytes | None = None) -> Predictor:
+    """Open a bundle that somebody vouches for and make it ready to predict; see `open_bundle` for the key."""
+    return Predictor(open_bundle(path, key=key), engine)
+
+
+def _choose(manifest: Manifest, engine: str | None) -> EngineOptions:
+    offered: dict[EngineName, EngineOptions] = {engine_of(options): options for options in manifest.engines}
+    if engine is None:
+        for name, options in offered.items():
+            if is_installed(name):
+                return options
+        cures = " or ".join(INSTALL[name] for name in offered)
+        raise MissingPartError(manifest.name, "no engine of this bundle is installed", cures)
+    for name, options in offered.items():
+        if name == engine:
+            return options
+    known = " and ".join(offered)
+    if engine not in get_args(EngineName):
+        raise FoveolaError(f"engine {engine!r}", "there is no such engine", f"this bundle runs on {known}")
+    raise FoveolaError(f"engine {engine!r}", f"{manifest.name} was not validated on it", f"take {known}")

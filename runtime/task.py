@@ -1,0 +1,134 @@
+"""One description of a task, shared by data, training, export, bundle and proof.
+
+Shapes: N cases, C classes, M measures. What a network's raw output and a data set's target mean, by kind:
+
+| kind | classes | raw output | target | primary metric |
+|---|---|---|---|---|
+| binary | (negative, positive) | (N, 1) logit | (N, 1) 0 or 1 | auc |
+| multilabel | C labels | (N, C) logits | (N, C) 0 or 1 | auc (macro) |
+| multiclass | C labels | (N, C) logits | (N, 1) index | accuracy |
+| ordinal | C grades, rising | (N, C-1) logits of "above grade k" | (N, 1) index | kappa (quadratic) |
+| regression | M measures | (N, M) standardised values | (N, M) in the unit | mae |
+| segmentation | C structures | (N, C+1, h, w) softmax, 0 = background; or (N, C, h, w) sigmoid | label map or C masks | dice |
+| detection | C labels | boxes and scores on a grid | boxes in pixels | map50 |
+
+A gap (target not known) is NaN, or None for masks and boxes, and is masked in every loss and every metric.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from .errors import UsageError
+
+Kind = Literal["binary", "multilabel", "multiclass", "ordinal", "regression", "segmentation", "detection"]
+Activation = Literal["sigmoid", "softmax", "identity"]
+Metric = Literal["auc", "accuracy", "kappa", "mae", "dice", "map50"]
+
+PRIMARY_METRIC: dict[Kind, Metric] = {
+    "binary": "auc",
+    "multilabel": "auc",
+    "multiclass": "accuracy",
+    "ordinal": "kappa",
+    "regression": "mae",
+    "segmentation": "dice",
+    "detection": "map50",
+}
+
+
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What is to be answered about an image, and how an answer is judged.
+
+    Args:
+        name: key of the task everywhere; letters, digits and underscores.
+        kind: one of the seven kinds.
+        classes: names in order (table above); binary has two, the negative first.
+        columns: columns of the data manifest, in the order of `classes` where there is one a class; empty means that
+            the column has the task's name.
+        ignore_column: segmentation: column of masks whose non-zero pixels are to be ignored.
+        exclusive: segmentation: one label map whose pixels hold 0..C (True), or one mask a class (False).
+        exhaustive: detection: boxes of other labels only mean "none of ours" (True) or "not annotated" (False).
+        unit: regression: unit of the measures, as printed.
+        weight: weight of the task's loss.
+        operating_point: rule by which the threshold is locked on validation data: `youden`, `fixed:0.5`,
+            `sensitivity:0.9` or `specificity:0.9`.
+        critical: classes whose lost positives are listed first.
+        margins: non-inferiority margins by metric, positive, in the metric's own units; what is absent comes from
+            `toolkit.parity.endpoints.DEFAULT_MARGINS`.
+    """
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    ignore_column: str = ""
+    exclusive: bool = True
+    exhaustive: bool = True
+    unit: str = ""
+    weight: float = 1.0
+    operating_point: str = "youden"
+    critical: tuple[str, ...] = ()
+    margins: dict[str, float] = {}
+
+    def __post_init__(self) -> None:
+        where = f"task {self.name!r}"
+        if not self.name.isidentifier():
+            raise UsageError(where, "the name is not made of letters, digits and underscores")
+        least = {"binary": 2, "multiclass": 2, "ordinal": 2}.get(self.kind, 1)
+        if len(self.classes) < least:
+            raise UsageError(where, f"{self.kind} needs at least {least} classes, has {len(self.classes)}")
+        if self.kind == "binary" and len(self.classes) != 2:
+            raise UsageError(where, "binary has exactly two classes", "name the negative one first")
+        if len(set(self.classes)) != len(self.classes):
+            raise UsageError(where, "two classes have the same name")
+        if self.columns and len(self.columns) != self.column_count:
+            raise UsageError(where, f"{self.column_count} column(s) expected, {len(self.columns)} given")
+        for metric, margin in self.margins.items():
+            if not margin > 0:
+                raise UsageError(where, f"margin of {metric} is {margin}", "a margin is a positive number")
+
+    @property
+    def column_count(self) -> int:
+        """How many manifest columns hold the target."""
+        one_each = self.kind in ("multilabel", "regression") or (self.kind == "segmentation" and not self.exclusive)
+        return len(self.classes) if one_each else 1
+
+    @property
+    def manifest_columns(self) -> tuple[str, ...]:
+        """The columns that hold the target, with the default filled in."""
+        if self.columns:
+            return self.columns
+        return (self.name,) if self.column_count == 1 else self.classes
+
+    @property
+    def channels(self) -> int:
+        """Channels of the raw output (detection: score channels)."""
+        match self.kind:
+            case "binary":
+                return 1
+            case "ordinal":
+                return len(self.classes) - 1
+            case "segmentation":
+                return len(self.classes) + 1 if self.exclusive else len(self.classes)
+            case _:
+                return len(self.classes)
+
+    @property
+    def activation(self) -> Activation:
+        """The function that turns raw outputs into probabilities (or values)."""
+        match self.kind:
+            case "multiclass":
+                return "softmax"
+            case "segmentation":
+                return "softmax" if self.exclusive else "sigmoid"
+            case "regression":
+                return "identity"
+            case _:
+                return "sigmoid"
+
+    @property
+    def metric(self) -> Metric:
+        """The primary endpoint."""
+        return PRIMARY_METRIC[self.kind]

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from foveola.export.signing import make_keys
+from foveola.runtime.__main__ import VERBS, main
+from foveola.runtime.bundle import Bundle
+from foveola.runtime.errors import ExitCode
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def picture(tmp_path: Path, tiny_image: bytes) -> Path:
+    path = tmp_path / "chest.png"
+    path.write_bytes(tiny_image)
+    return path
+
+
+def answer_of(capsys: Capture) -> dict[str, Any]:
+    result = json.loads(capsys.readouterr().out)
+    assert isinstance(result, dict)
+    return result
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_predict_gives_one_json_object(tiny_path: Path, picture: Path, capsys: Capture, engine: str) -> None:
+    code = main(["predict", str(tiny_path), str(picture), str(picture), "--engine", engine, "--json"])
+
+    result = answer_of(capsys)
+    assert code == ExitCode.DONE
+    assert (result["bundle"], result["engine"], len(result["images"])) == ("tiny", engine, 2)
+    assert result["images"][0]["file"] == str(picture)
+    assert [f["positive"] for f in result["images"][0]["prediction"]["findings"]] == [False, True]
+
+
+def test_predict_in_words_names_findings_measures_masks_and_boxes(
+    tiny_path: Path, picture: Path, capsys: Capture
+) -> None:
+    assert main(["predict", str(tiny_path), str(picture)]) == ExitCode.DONE
+
+    words = capsys.readouterr().out
+    for word in ("chest.png", "bright", "negative", "dark", "POSITIVE", "years", "none", "232 px", "spot"):
+        assert word in words
+
+
+def test_masks_are_written_in_the_images_size(tiny_path: Path, picture: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["predict", str(tiny_path), str(picture), "--masks", str(tmp_path / "out")]) == ExitCode.DONE
+
+    (path,) = (tmp_path / "out").iterdir()
+    assert path.name == "chest.png.lungs.lung.png"
+    mask = np.asarray(Image.open(path))
+    assert mask.shape == (64, 64)
+    assert np.unique(mask).tolist() == [0, 255]
+    capsys.readouterr()
+
+
+def test_masks_of_two_images_of_one_name_are_refused(
+    tiny_path: Path, picture: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    code = main(["predict", str(tiny_path), str(picture), "elsewhere/chest.png", "--masks", str(tmp_path / "out")])
+
+    assert code == ExitCode.USAGE
+    assert not (tmp_path / "out").exists()
+    assert "several images are called chest.png" in capsys.readouterr().err
+
+
+def test_one_bad_image_does_not_silence_the_others(tiny_path: Path, picture: Path, capsys: Capture) -> None:
+    bad = picture.with_name("notes.png")
+    bad.write_text("text")
+
+    code = main(["predict", str(tiny_path), str(bad), str(picture), "--json"])
+
+    out, err = capsys.readouterr()
+    refused, answered = json.loads(out)["images"]
+    assert code == ExitCode.REFUSED
+    assert "not a PNG" in refused["error"]
+    assert "prediction" in answered
+    assert err.count("\n") == 1
+    assert err.startswith(f"{bad}: ")
+
+
+def test_inspect_needs_no_key(tiny_path: Path, tmp_path: Path, capsys: Capture) -> None:
+    lonely = tmp_path / "tiny.foveola"
+    lonely.write_bytes(tiny_path.read_bytes())
+
+    assert main(["inspect", str(lonely)]) == ExitCode.DONE
+    words = capsys.readouterr().out
+    assert main(["inspect", str(lonely), "--json"]) == ExitCode.DONE
+
+    result = answer_of(capsys)
+    assert result["signed"]
+    assert result["digest"] in words
+    assert result["manifest"]["name"] == "tiny"
+    assert result["members"]["model.onnx"] > 100
+    for word in ("tiny 1 for generic-x86", "present, not checked here", "findings (multilabel): bright, dark at 0.5"):
+        assert word in words
+
+
+def test_verify_tells_who_does_not_vouch(tiny_path: Path, tmp_path: Path, capsys: Capture) -> None:
+    stranger = make_keys(tmp_path / "stranger")[1]
+
+    assert main(["verify", str(tiny_path), "--key", str(tiny_path.with_suffix(".pub")), "--json"]) == ExitCode.DONE
+    assert answer_of(capsys)["ok"]
+    assert main(["verify", str(tiny_path), "--key", str(stranger), "--json"]) == ExitCode.NOT_VOUCHED
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+
+
+def test_selftest_fails_with_a_reason(
+    tiny_path: Path,
+    bundle_with: Callable[[dict[str, bytes]], Bundle],
+    tiny_graph: Callable[..., bytes],
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert main(["selftest", str(tiny_path)]) == ExitCode.DONE
+    assert "self-test holds on onnxruntime: 1 images" in capsys.readouterr().out
+
+    other = bundle_with({"model.onnx": tiny_graph(findings=([0.0, 0.0], [9.0, 9.0]))})
+    monkeypatch.setattr("foveola.runtime.__main__.open_bundle", lambda path, key: other)
+
+    assert main(["selftest", str(tiny_path), "--json"]) == ExitCode.REFUSED
+    result = answer_of(capsys)
+    assert not result["ok"]
+    assert result["faults"]
+
+
+def test_bench_takes_the_bundles_own_image(tiny_path: Path, picture: Path, capsys: Capture) -> None:
+    assert main(["bench", str(tiny_path), "--runs", "3", "--sustain", "0.01", "--json"]) == ExitCode.DONE
+    result = answer_of(capsys)
+    assert result["end_to_end"]["runs"] == 3
+    assert result["after_idle"] is None
+    assert result["sustained"]["runs"] >= 1
+
+    assert main(["bench", str(tiny_path), "--runs", "3", "--idle", "0.001", "--image", str(picture)]) == ExitCode.DONE
+    assert "after idling" in capsys.readouterr().out
+    assert main(["bench", str(tiny_path), "--image", "absent.png"]) == ExitCode.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "VERB"),
+        (["guess"], "invalid choice"),
+        (["predict", "x.foveola"], "IMAGE"),
+        (["bench", "x.foveola", "--runs", "0"], "at least 1"),
+        (["verify", "x.foveola", "--engine", "onnxruntime"], "unrecognized arguments"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_two(arguments: list[str], words: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+
+    assert ended.value.code == ExitCode.USAGE
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_refuses_a_file_that_is_no_bundle_in_one_line(verb: str, tmp_path: Path, capsys: Capture) -> None:
+    fake = tmp_path / "x.foveola"
+    fake.write_bytes(b"PK" * 99)
+    more = ["image.png"] if verb == "predict" else []
+
+    code = main([verb, str(fake), *more])
+
+    out, err = capsys.readouterr()
+    assert code in (ExitCode.REFUSED, ExitCode.NOT_VOUCHED)
+    assert (out, err.count("\n")) == ("", 1)
+
+
+def test_the_module_runs_as_a_program(tiny_path: Path, picture: Path) -> None:
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "foveola.runtime",
+        "predict",
+        str(tiny_path),
+        str(picture),
+        "--json",
+    ]
+
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert json.loads(ended.stdout)["bundle"] == "tiny"

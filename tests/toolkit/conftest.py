@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+# `small.py` is the tiny valid thing that these tests share.
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(2)

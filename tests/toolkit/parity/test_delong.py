@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from foveola.toolkit.parity.delong import auc, compare_auc, compare_macro_auc, lower_bound_of_perfect_auc
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@st.composite
+def paired(draw: st.DrawFn) -> tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]]:
+    """Truth with both classes, scores of two models with many ties, patients with up to four cases."""
+    count = draw(st.integers(8, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    truth = rng.random(count) < 0.4
+    assume(2 <= truth.sum() <= count - 2)
+    teacher = rng.integers(0, draw(st.integers(2, 30)), count).astype(np.float64)
+    student = np.where(rng.random(count) < 0.5, teacher, rng.integers(0, 20, count).astype(np.float64))
+    patients = np.unique(rng.integers(0, max(4, count // 2), count), return_inverse=True)[1]
+    return truth, teacher, student, patients
+
+
+def naive_variance(truth: NDArray[np.bool_], a: Array, b: Array, patients: NDArray[np.intp]) -> float:
+    """Obuchowski's (1997) variance of the difference, from the kernel of all pairs, term by term."""
+
+    def kernel(scores: Array) -> Array:
+        positive, negative = scores[truth][:, None], scores[~truth][None]
+        return (positive > negative) + 0.5 * (positive == negative)
+
+    difference = kernel(b) - kernel(a)
+    v10, v01, d = difference.mean(axis=1), difference.mean(axis=0), difference.mean()
+    m, n = difference.shape
+    everyone = np.unique(patients)
+    positive = [v10[patients[truth] == p] for p in everyone]
+    negative = [v01[patients[~truth] == p] for p in everyone]
+    i10, i01, i = sum(len(x) > 0 for x in positive), sum(len(x) > 0 for x in negative), len(everyone)
+    s10 = i10 / ((i10 - 1) * m) * sum((x.sum() - len(x) * d) ** 2 for x in positive)
+    s01 = i01 / ((i01 - 1) * n) * sum((x.sum() - len(x) * d) ** 2 for x in negative)
+    pairs = zip(positive, negative, strict=True)
+    s11 = i / (i - 1) * sum((x.sum() - len(x) * d) * (y.sum() - len(y) * d) for x, y in pairs)
+    return float(s10 / m + s01 / n + 2 * s11 / (m * n))
+
+
+@given(paired())
+def test_the_variance_is_obuchowskis_of_all_pairs(
+    data: tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]],
+) -> None:
+    truth, teacher, student, patients = data
+    assume(min(len(np.unique(patients[truth])), len(np.unique(patients[~truth]))) > 1)
+
+    compared = compare_auc(truth, teacher, student, patients)
+
+    assert compared.se**2 == pytest.approx(naive_variance(truth, teacher, student, patients), abs=1e-12)
+
+
+@given(paired())
+def test_with_one_case_a_patient_it_is_delongs_variance(
+    data: tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]],
+) -> None:
+    truth, teacher, student, _ = data
+
+    compared = compare_auc(truth, teacher, student, np.arange(len(truth)))
+
+    kernel = [
+        (s[truth][:, None] > s[~truth][None]) + 0.5 * (s[truth][:, None] == s[~truth][None]) for s in (teacher, student)
+    ]
+    v10, v01 = (kernel[1] - kernel[0]).mean(axis=1), (kernel[1] - kernel[0]).mean(axis=0)
+    assert compared.se**2 == pytest.approx(v10.var(ddof=1) / len(v10) + v01.var(ddof=1) / len(v01), abs=1e-12)
+
+
+@given(paired(), st.integers(0, 2**32 - 1))
+def test_the_order_of_the_cases_does_not_matter(
+    data: tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]], seed: int
+) -> None:
+    order = np.random.default_rng(seed).permutation(len(data[0]))
+
+    one, other = compare_auc(*data), compare_auc(*(array[order] for array in data))
+
+    assert one.difference == pytest.approx(other.difference, abs=1e-12)
+    assert one.se == pytest.approx(other.se, abs=1e-12, nan_ok=True)
+
+
+@given(paired())
+def test_swapping_the_models_negates_the_difference(
+    data: tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]],
+) -> None:
+    truth, teacher, student, patients = data
+
+    one, other = compare_auc(truth, teacher, student, patients), compare_auc(truth, student, teacher, patients)
+
+    assert one.difference == -other.difference
+    assert one.se == pytest.approx(other.se, nan_ok=True)
+
+
+@given(paired())
+def test_an_increasing_map_of_the_scores_changes_nothing(
+    data: tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]],
+) -> None:
+    truth, teacher, student, patients = data
+
+    one = compare_auc(truth, teacher, student, patients)
+    other = compare_auc(truth, np.exp(teacher / 10), 3 * student - 7, patients)
+
+    assert (one.difference, one.se) == pytest.approx((other.difference, other.se), nan_ok=True)
+    assert compare_auc(truth, teacher, np.exp(teacher / 10), patients).same_ranks
+
+
+@given(paired())
+@settings(max_examples=30)
+def test_a_macro_auc_of_copies_of_one_label_is_that_label(
+    data: tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]],
+) -> None:
+    truth, teacher, student, patients = data
+
+    one = compare_auc(truth, teacher, student, patients)
+    copies = [np.stack([array.astype(np.float64)] * 3, axis=1) for array in (truth, teacher, student)]
+    three = compare_macro_auc(copies[0], copies[1], copies[2], patients)
+
+    assert (three.difference, three.se) == pytest.approx((one.difference, one.se), nan_ok=True)
+
+
+def test_a_label_not_known_leaves_only_that_label() -> None:
+    rng = np.random.default_rng(1)
+    truth = (rng.random((60, 2)) < 0.5).astype(np.float64)
+    truth[:20, 1] = np.nan
+    scores = rng.random((60, 2))
+
+    compared = compare_macro_auc(truth, scores, rng.random((60, 2)), np.arange(60))
+
+    wanted = np.mean([auc(truth[:, 0] > 0.5, scores[:, 0]), auc(truth[20:, 1] > 0.5, scores[20:, 1])])
+    assert compared.teacher == pytest.approx(wanted)
+
+
+def test_one_patient_alone_gives_no_standard_error() -> None:
+    truth, scores = np.array([True, False, True]), np.array([0.9, 0.1, 0.8])
+
+    assert np.isnan(compare_auc(truth, scores, scores, np.zeros(3, dtype=np.intp)).se)
+
+
+def test_the_auc_of_one_class_is_not_a_number() -> None:
+    assert np.isnan(auc(np.ones(3, dtype=bool), np.arange(3.0)))
+
+
+def test_the_bound_of_a_perfect_auc_rises_with_the_cases() -> None:
+    bounds = [lower_bound_of_perfect_auc(n, n, 0.025) for n in (10, 30, 100, 400)]
+
+    assert bounds == sorted(bounds)
+    # 1 - t = z sqrt(V(t)) with V(t) about (1 - t) / (2 n) near 1.
+    assert 1 - bounds[-1] == pytest.approx(1.96**2 / 800, rel=0.02)

@@ -1,0 +1,1 @@
+"""Data, teachers, compression, proof, recipes and the command line."""

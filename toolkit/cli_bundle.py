@@ -1,0 +1,172 @@
+"""The verbs of a bundle, and keys: the same functions that `python -m foveola.runtime` calls.
+
+The options stand here a second time, for click and its help; `tests/toolkit/test_cli.py` holds the two lists against
+each other. What a verb does stands in `runtime/__main__.py` alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from .cli_parts import example, json_option, say_json, stdout_for_results
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+
+
+def _verb(name: str, **arguments: object) -> int:
+    """Run a verb of the runtime; its answer is an exit code, a JSON object and the same in lines."""
+    from ..runtime.__main__ import VERBS
+
+    with stdout_for_results():
+        code, result, lines = VERBS[name](argparse.Namespace(**arguments))
+    if arguments["json"]:
+        say_json(result)
+    else:
+        click.echo("\n".join(lines))
+    return code
+
+
+def bundle_argument(function: F) -> F:
+    """Take BUNDLE: a .foveola file."""
+    return click.argument("bundle", type=FILE, metavar="BUNDLE")(function)
+
+
+def key_option(function: F) -> F:
+    """Take `--key PUB`."""
+    text = "Public key (PEM) of whoever vouches for the bundle; else FOVEOLA_KEY, else NAME.pub beside it."
+    return click.option("--key", type=FILE, metavar="PUB", help=text)(function)
+
+
+def engine_option(function: F) -> F:
+    """Take `--engine E`."""
+    text = "onnxruntime or openvino; by default the bundle's first that is installed."
+    return click.option("--engine", metavar="E", help=text)(function)
+
+
+@click.command(
+    epilog=example(
+        "foveola predict chest.foveola image.png --key maker.pub", "foveola predict chest.foveola *.png --json"
+    )
+)
+@bundle_argument
+@click.argument("images", type=FILE, nargs=-1, required=True, metavar="IMAGE...")
+@key_option
+@engine_option
+@click.option("--masks", type=FILE, metavar="DIR", help="Write each mask there as a PNG of the image's size.")
+@json_option
+def predict(as_json: bool, **arguments: object) -> int:
+    """Answer about images: findings, measurements, masks, boxes.
+
+    An image that cannot be read is told and does not stop the others; the exit code is then 1.
+    """
+    return _verb("predict", json=as_json, **arguments)
+
+
+@click.command(epilog=example("foveola inspect chest.foveola"))
+@bundle_argument
+@json_option
+def inspect(as_json: bool, bundle: Path) -> int:
+    """Show what a bundle is; nobody's word is taken.
+
+    Needs no key and checks no signature; `foveola verify` does.
+    """
+    return _verb("inspect", json=as_json, bundle=bundle)
+
+
+@click.command(epilog=example("foveola verify chest.foveola --key maker.pub"))
+@bundle_argument
+@key_option
+@json_option
+def verify(as_json: bool, **arguments: object) -> int:
+    """Check who vouches for a bundle; exit code 5 when nobody does."""
+    return _verb("verify", json=as_json, **arguments)
+
+
+@click.command(epilog=example("foveola selftest chest.foveola --engine openvino"))
+@bundle_argument
+@key_option
+@engine_option
+@json_option
+def selftest(as_json: bool, **arguments: object) -> int:
+    """Check that a bundle still answers as it did when it was made."""
+    return _verb("selftest", json=as_json, **arguments)
+
+
+@click.command(
+    epilog=example("foveola bench chest.foveola --runs 200", "foveola bench chest.foveola --idle --sustain 600")
+)
+@bundle_argument
+@key_option
+@engine_option
+@click.option("--image", type=FILE, metavar="IMAGE", help="By default the bundle's first golden image.")
+@click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="Timed calls.")
+@click.option(
+    "--idle",
+    type=float,
+    is_flag=False,
+    flag_value=2.0,
+    default=0.0,
+    metavar="[S]",
+    help="Also 10 calls, each after S seconds of idling (2).",
+)
+@click.option(
+    "--sustain",
+    type=float,
+    is_flag=False,
+    flag_value=60.0,
+    default=0.0,
+    metavar="[S]",
+    help="Also S seconds without a pause (60).",
+)
+@json_option
+def bench(as_json: bool, **arguments: object) -> int:
+    """Measure latency and memory of a bundle on this machine."""
+    return _verb("bench", json=as_json, **arguments)
+
+
+@click.command(epilog=example("foveola keygen keys/maker"))
+@click.argument("name", type=FILE)
+@json_option
+def keygen(name: Path, as_json: bool) -> None:
+    """Make a pair of keys.
+
+    NAME.pem is private and stays here; NAME.pub goes onto the devices. ECDSA on P-256. Files that are there already are never overwritten.
+    """
+    from ..export.signing import make_keys
+
+    private, public = make_keys(name)
+    if as_json:
+        say_json({"private": private, "public": public})
+    else:
+        click.echo(f"private  {private}\npublic   {public}")
+
+
+@click.command(
+    epilog=example(
+        "foveola sign chest.foveola --key keys/maker.pem",
+        "foveola sign chest.foveola --key keys/maker.pem --out signed.foveola",
+    )
+)
+@bundle_argument
+@click.option("--key", type=FILE, required=True, metavar="PEM", help="Private key that `foveola keygen` made.")
+@click.option("--out", type=FILE, metavar="FILE", help="Write there and leave BUNDLE as it is.")
+@json_option
+def sign(bundle: Path, key: Path, out: Path | None, as_json: bool) -> None:
+    """Sign a bundle.
+
+    Devices that hold the public key then open it. An older signature is replaced.
+    """
+    from ..export.signing import sign_bundle
+
+    signed = sign_bundle(bundle, key, out)
+    if as_json:
+        say_json({"bundle": out or bundle, "name": signed.manifest.name, "digest": signed.digest})
+    else:
+        click.echo(f"signed  {out or bundle}, digest {signed.digest}")

@@ -1,0 +1,43 @@
+"""All commands in one visible table, in the order in which `foveola --help` shows them."""
+
+from __future__ import annotations
+
+import click
+
+from .. import __version__
+from .cli_bundle import bench, inspect, keygen, predict, selftest, sign, verify
+from .cli_data import data, devices
+from .cli_parts import Group, example
+from .cli_run import plan, recipes, run, schema
+
+
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=example("foveola run demo", "foveola predict runs/demo/sign-*/demo.foveola image.png"),
+)
+@click.version_option(__version__, prog_name="foveola")
+def foveola() -> None:
+    """Compress networks for medical images and prove that nothing was lost.
+
+    A recipe (YAML) goes in; a signed bundle for the device and the proof against its teacher come out. Start with the
+    demo, whose images are made on the spot.
+    """
+
+
+for command in (
+    run,
+    plan,
+    recipes,
+    schema,
+    data,
+    predict,
+    inspect,
+    verify,
+    selftest,
+    bench,
+    devices,
+    keygen,
+    sign,
+):
+    foveola.add_command(command)

@@ -1,0 +1,1 @@
+"""Manifests, checks, phantoms and arrays for training."""

@@ -1,0 +1,228 @@
+"""A data set: images, patients, splits and targets with gaps, read from one CSV and checked as it is read.
+
+- Paths in the manifest are relative to its folder and stay inside it.
+- An empty cell is a gap ("not known"), never a "no": NaN in `scalars`, None in `masks` and `boxes`.
+- A patient is in one split only, and so is an image (by the SHA-256 of its file), whatever the manifest says.
+- All faults are told at once.
+
+    dataset = read_dataset(Path("data/cxr"), tasks, columns=Columns(attributes=("sex", "view")), calibration=0.2)
+    train, val = dataset.subset("train"), dataset.subset("val")
+
+Shapes: N images, M boxes, C classes, H and W of the stored image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.errors import UsageError
+from ...runtime.image import read_image
+from ...runtime.task import Task
+from .cells import plain_task, spellings
+from .faults import Faults
+from .masks import IGNORE, Size, read_inside, read_label_map
+from .samples import Columns, Sample, file_sha256, find_leaks, present_columns, read_samples, with_calibration
+from .table import Table, read_table
+from .targets import Boxes, Files, read_box_lists, read_files, read_scalars
+
+__all__ = ["Boxes", "Columns", "Dataset", "Files", "Sample", "load_mask", "plain_task", "read_dataset", "scan_dataset"]
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Images and targets, all in the order of the manifest.
+
+    Args:
+        root: folder of the manifest.
+        tasks: the tasks with each class under its shown name.
+        samples: N images.
+        scalars: by task that is neither segmentation nor detection: (N, columns) float32; NaN is a gap. Binary,
+            multiclass and ordinal hold the class's index.
+        masks: by segmentation task: for each image its files, one a column.
+        ignores: by segmentation task with an ignore column: for each image that file.
+        boxes: by detection task: for each image its boxes; None is a gap, an empty array is "none".
+        digest: of the content: manifest, image files, mask files; not of the folder's name. `take` keeps it.
+    """
+
+    root: Path
+    tasks: tuple[Task, ...]
+    samples: tuple[Sample, ...]
+    scalars: dict[str, NDArray[np.float32]]
+    masks: dict[str, tuple[Files, ...]]
+    ignores: dict[str, Files]
+    boxes: dict[str, tuple[Boxes | None, ...]]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def task(self, name: str) -> Task:
+        """Find the task of that name."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise UsageError("tasks", f"no task {name!r}", f"known: {', '.join(task.name for task in self.tasks)}")
+
+    def take(self, indices: Sequence[int] | NDArray[np.integer]) -> Dataset:
+        """Choose these images, in this order."""
+        chosen = [int(index) for index in indices]
+        return msgspec.structs.replace(
+            self,
+            samples=tuple(self.samples[i] for i in chosen),
+            scalars={name: values[chosen] for name, values in self.scalars.items()},
+            masks={name: tuple(files[i] for i in chosen) for name, files in self.masks.items()},
+            ignores={name: tuple(files[i] for i in chosen) for name, files in self.ignores.items()},
+            boxes={name: tuple(found[i] for i in chosen) for name, found in self.boxes.items()},
+        )
+
+    def subset(self, *splits: str) -> Dataset:
+        """Choose the images of these splits, in the manifest's order; may be empty."""
+        return self.take([i for i, sample in enumerate(self.samples) if sample.split in splits])
+
+    def known(self, name: str) -> NDArray[np.bool_]:
+        """Which images have a target (or part of one) for the task, (N,)."""
+        if name in self.scalars:
+            return np.asarray(~np.isnan(self.scalars[name]).all(axis=1))
+        if name in self.masks:
+            return np.array([any(file is not None for file in files) for files in self.masks[name]], np.bool_)
+        return np.array([found is not None for found in self.boxes[name]], np.bool_)
+
+
+def read_dataset(
+    root: Path,
+    tasks: Sequence[Task],
+    *,
+    manifest: str = "manifest.csv",
+    columns: Columns | None = None,
+    calibration: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """Read a manifest and check it as it is read; the images' pixels are not looked at (see `check_dataset`).
+
+    Args:
+        root: folder that holds the manifest; all paths in it are relative to it.
+        tasks: what is asked; a class may list other spellings after `|`.
+        manifest: name of the CSV.
+        columns: which columns say what.
+        calibration: share of the train patients that become the split `calibration` (whole patients, by hash).
+        seed: of the hashes.
+
+    Raises:
+        FoveolaError: anything is wrong with the data set; one line with all faults, the first ones quoted.
+        UsageError: a task or `calibration` is wrong.
+    """
+    dataset, faults = scan_dataset(root, tasks, manifest=manifest, columns=columns, calibration=calibration, seed=seed)
+    faults.refuse(str(root / manifest))
+    return dataset
+
+
+def scan_dataset(
+    root: Path,
+    tasks: Sequence[Task],
+    *,
+    manifest: str = "manifest.csv",
+    columns: Columns | None = None,
+    calibration: float = 0.0,
+    seed: int = 0,
+) -> tuple[Dataset, Faults]:
+    """As `read_dataset`, but faults are handed over: what is faulty is left out or reads as a gap.
+
+    Raises:
+        FoveolaError: the manifest is not there or is no table.
+        UsageError: a task or `calibration` is wrong.
+    """
+    faults, plain = Faults(), _plain_tasks(tasks)
+    table = read_table(root / manifest, faults)
+    columns = present_columns(table, columns or Columns(), plain, faults)
+    pairs = read_samples(root, table, columns, seed=seed, faults=faults)
+    samples = with_calibration(table.place, [sample for _, sample in pairs], calibration, seed=seed)
+    find_leaks(table.place, samples, faults)
+    rows = [row for row, _ in pairs]
+
+    scalars: dict[str, NDArray[np.float32]] = {}
+    masks: dict[str, tuple[Files, ...]] = {}
+    ignores: dict[str, Files] = {}
+    boxes: dict[str, tuple[Boxes | None, ...]] = {}
+    for task, spelled in zip(plain, tasks, strict=True):
+        if task.kind == "segmentation":
+            masks[task.name] = read_files(root, table, rows, task.manifest_columns, faults)
+            if task.ignore_column:
+                files = read_files(root, table, rows, (task.ignore_column,), faults)
+                ignores[task.name] = tuple(file for (file,) in files)
+        elif task.kind == "detection":
+            boxes[task.name] = read_box_lists(table, rows, task, spelled, faults)
+        else:
+            scalars[task.name] = read_scalars(table, rows, task, spelled, faults)
+    dataset = Dataset(
+        root=root,
+        tasks=plain,
+        samples=tuple(samples),
+        scalars=scalars,
+        masks=masks,
+        ignores=ignores,
+        boxes=boxes,
+        digest=_digest(table, samples, [*masks.values(), *(tuple((f,) for f in files) for files in ignores.values())]),
+    )
+    return dataset, faults
+
+
+def load_mask(dataset: Dataset, task_name: str, index: int, size: Size | None = None) -> NDArray[np.uint8]:
+    """Read the segmentation target of one image at the image's size; 255 is ignored.
+
+    Args:
+        dataset: holds the task.
+        task_name: a segmentation task.
+        index: of the image in `dataset`.
+        size: height and width of the image where the caller knows them; otherwise the image is read for them.
+
+    Returns:
+        Exclusive: label map (H, W), all 255 where the mask is a gap. Otherwise (C, H, W) of 0 and 1; the channel of a
+        gap is all 255.
+
+    Raises:
+        FoveolaError: a mask is broken, of another size than its image, or holds labels that the task has not.
+    """
+    task, files = dataset.task(task_name), dataset.masks[task_name][index]
+    if size is None:
+        height, width = read_image(dataset.samples[index].path).shape[:2]
+        size = height, width
+    if task.exclusive:
+        target = _gap(size) if files[0] is None else read_label_map(files[0], len(task.classes), size)
+    else:
+        channels = [_gap(size) if file is None else read_inside(file, size).astype(np.uint8) for file in files]
+        target = np.stack(channels)
+    ignore = dataset.ignores[task_name][index] if task_name in dataset.ignores else None
+    if ignore is not None:
+        target[..., read_inside(ignore, size)] = IGNORE
+    return target
+
+
+def _plain_tasks(tasks: Sequence[Task]) -> tuple[Task, ...]:
+    plain = tuple(plain_task(task) for task in tasks)
+    if len({task.name for task in plain}) != len(plain):
+        raise UsageError("tasks", "two tasks have the same name")
+    for task in tasks:
+        try:
+            spellings(task)
+        except ValueError as error:
+            raise UsageError(f"task {task.name!r}", str(error.args[0])) from None
+    return plain
+
+
+def _digest(table: Table, samples: Sequence[Sample], columns: Sequence[tuple[Files, ...]]) -> str:
+    """SHA-256 over the manifest and, row by row, the image's and the masks' own SHA-256."""
+    digest = hashlib.sha256(hashlib.sha256(table.data).digest())
+    for i, sample in enumerate(samples):
+        files = [file for column in columns for file in column[i]]
+        parts = [sample.sha256, *("-" if file is None else file_sha256(file) for file in files)]
+        digest.update(" ".join(parts).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _gap(size: Size) -> NDArray[np.uint8]:
+    return np.full(size, IGNORE, np.uint8)

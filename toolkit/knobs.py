@@ -1,0 +1,65 @@
+"""Knobs that training functions share; torch-free, so that recipes are read and planned quickly."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ..runtime.manifest import InputSpec
+
+
+class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How far pictures are varied; zero switches a variation off.
+
+    Args:
+        rotate: degrees, both ways.
+        scale: share of the size, both ways.
+        shift: share of the width, both ways.
+        brightness: added, both ways, in units of the 0..1 range.
+        contrast: share, both ways.
+        noise: largest standard deviation of added noise.
+        flip: mirror left and right; only where no answer depends on the side.
+    """
+
+    rotate: float = 7.0
+    scale: float = 0.1
+    shift: float = 0.04
+    brightness: float = 0.1
+    contrast: float = 0.15
+    noise: float = 0.02
+    flip: bool = False
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The knobs of the loop.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images a step, over all devices.
+        learning_rate: of AdamW at the end of the warm-up; falls to zero along a cosine.
+        weight_decay: of AdamW, on matrices and kernels only.
+        warmup: share of all steps in which the rate rises.
+        clip: largest gradient norm.
+        ema: decay of the moving average that is validated and kept; 0 keeps the weights themselves.
+        augment: variation of the pictures.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    clip: float = 5.0
+    ema: float = 0.99
+    augment: Augment = Augment()
+
+
+class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The knobs of an architecture; see `Architecture`."""
+
+    backbone: str
+    input: InputSpec
+    width: int
+    mask_stride: Literal[4, 8] = 8
+    output_stride: Literal[8, 16, 32] = 32

@@ -1,0 +1,141 @@
+"""One loss for each kind of task; targets that are not known are masked and never counted.
+
+B batch, T task channels, K mask channels, P grid points, M boxes. A gap is NaN in scalar targets, 255 in masks and None
+in the list of boxes. Every loss is a mean over what is known; where nothing is, it is a zero that still has a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import box_iou, generalized_box_iou_loss
+
+from ..runtime.task import Task
+
+IGNORE = 255  # mask value of a pixel that nobody annotated
+
+
+def masked_mean(loss: Tensor, known: Tensor) -> Tensor:
+    """Mean of the known elements; zero, with a gradient, where none is."""
+    return torch.where(known, loss, torch.zeros_like(loss)).sum() / known.sum().clamp(min=1)
+
+
+def above_grades(index_B1: Tensor, grades: int) -> Tensor:
+    """(B, 1) grade to (B, grades - 1) answers of "above grade k"; NaN stays NaN (Frank and Hall, ECML 2001)."""
+    k = torch.arange(grades - 1, device=index_B1.device)
+    return torch.where(index_B1.isnan(), index_B1, (index_B1 > k).to(index_B1.dtype))
+
+
+def scalar_loss(task: Task, raw_BT: Tensor, target: Tensor) -> Tensor:
+    """Loss of the five kinds that answer with numbers.
+
+    Args:
+        task: which kind.
+        raw_BT: raw outputs.
+        target: (B, T) for binary, multilabel and (standardised) regression; (B, 1) index for multiclass and ordinal.
+    """
+    if task.kind == "multiclass":
+        known = ~target[:, 0].isnan()
+        index = target[:, 0].nan_to_num().long()
+        return masked_mean(functional.cross_entropy(raw_BT, index, reduction="none"), known)
+    if task.kind == "ordinal":
+        target = above_grades(target, len(task.classes))
+    known = ~target.isnan()
+    filled = target.nan_to_num()
+    if task.kind == "regression":
+        return masked_mean(functional.smooth_l1_loss(raw_BT, filled, reduction="none"), known)
+    return masked_mean(functional.binary_cross_entropy_with_logits(raw_BT, filled, reduction="none"), known)
+
+
+def mask_loss(task: Task, raw_BKhw: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy plus soft Dice (Milletari et al., 3DV 2016) at the target's resolution.
+
+    Args:
+        task: exclusive (label map, softmax) or not (one mask a class, sigmoid).
+        raw_BKhw: logits on the network's grid, upsampled here.
+        target: uint8 (B, H, W) labels or (B, K, H, W) 0/1; 255 is not known.
+    """
+    raw = functional.interpolate(raw_BKhw.float(), size=target.shape[-2:], mode="bilinear", align_corners=False)
+    if task.exclusive:
+        known_B1HW = (target != IGNORE).unsqueeze(1)
+        label = torch.where(target == IGNORE, torch.zeros_like(target), target).long()
+        entropy = masked_mean(functional.cross_entropy(raw, label, reduction="none"), known_B1HW[:, 0])
+        one_hot = functional.one_hot(label, raw.shape[1]).permute(0, 3, 1, 2).to(raw.dtype)
+        return entropy + soft_dice_loss(raw.softmax(1)[:, 1:], one_hot[:, 1:], known_B1HW.expand(-1, raw.shape[1] - 1, -1, -1))
+    known = target != IGNORE
+    wanted = torch.where(known, target, torch.zeros_like(target)).to(raw.dtype)
+    entropy = masked_mean(functional.binary_cross_entropy_with_logits(raw, wanted, reduction="none"), known)
+    return entropy + soft_dice_loss(raw.sigmoid(), wanted, known)
+
+
+def soft_dice_loss(probability: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
+    """1 - Dice per image and class, over the pairs with any known pixel; shapes (B, K, H, W)."""
+    probability = torch.where(known, probability, torch.zeros_like(probability))
+    overlap = (probability * wanted).sum((2, 3))
+    total = probability.sum((2, 3)) + wanted.sum((2, 3))
+    return masked_mean(1 - (2 * overlap + 1) / (total + 1), known.any(dim=(2, 3)) if known.dim() == 4 else known)
+
+
+def anchor_free_loss(boxes_B4hw: Tensor, scores_BThw: Tensor, targets: Sequence[Tensor | None], stride: int) -> Tensor:
+    """Quality focal loss on scores and GIoU loss on boxes (Li et al., NeurIPS 2020; Rezatofighi et al., CVPR 2019).
+
+    Args:
+        boxes_B4hw: raw distances left, top, right, bottom; a distance is softplus(raw) * stride.
+        scores_BThw: logits a class.
+        targets: per image (M, 5) boxes with label, or (M, 6) with a teacher's score too; None where not annotated.
+        stride: input pixels a cell.
+    """
+    known = [i for i, target in enumerate(targets) if target is not None]
+    if not known:
+        return (boxes_B4hw.sum() + scores_BThw.sum()) * 0.0
+    height, width = scores_BThw.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    points = ((torch.stack((x, y), -1).reshape(-1, 2) + 0.5) * stride).to(boxes_B4hw)
+    score_loss, box_loss, weight = scores_BThw.sum() * 0.0, boxes_B4hw.sum() * 0.0, 0.0
+    for i in known:
+        target = targets[i]
+        assert target is not None
+        target = target.to(boxes_B4hw)
+        distance = functional.softplus(boxes_B4hw[i].float()).flatten(1).T * stride
+        predicted = torch.cat((points - distance[:, :2], points + distance[:, 2:]), 1)
+        chosen = assign_points(points, target, stride)
+        positive = chosen >= 0
+        wanted = torch.zeros_like(scores_BThw[i].flatten(1).T, dtype=torch.float32)
+        if positive.any():
+            matched = target[chosen[positive]]
+            quality = box_iou(predicted[positive].detach(), matched[:, :4]).diagonal().clamp(min=0.05)
+            if target.shape[1] > 5:  # a teacher's box counts by the teacher's confidence
+                quality = quality * matched[:, 5]
+            wanted[positive, matched[:, 4].long()] = quality
+            box_loss = box_loss + (generalized_box_iou_loss(predicted[positive], matched[:, :4], reduction="none") * quality).sum()
+            weight += float(quality.sum())
+        score_loss = score_loss + quality_focal_loss(scores_BThw[i].flatten(1).T.float(), wanted).sum()
+    return (score_loss + 2.0 * box_loss) / max(weight, 1.0)
+
+
+def quality_focal_loss(logits: Tensor, wanted: Tensor, beta: float = 2.0) -> Tensor:
+    """|wanted - sigmoid(logits)|^beta times the binary cross entropy (Li et al., NeurIPS 2020, eq. 4), per element."""
+    scale = (wanted - logits.sigmoid()).abs().pow(beta)
+    return scale * functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+
+
+def assign_points(points_P2: Tensor, boxes: Tensor, stride: int, radius: float = 1.5) -> Tensor:
+    """For each grid point the index of the box that it must find, or -1 (FCOS centre sampling).
+
+    A point belongs to the smallest box that it lies in, if it is within `radius` cells of that box's centre. The point
+    nearest to a box's centre always belongs to it, so that a box smaller than a cell is not lost.
+    """
+    chosen = torch.full((len(points_P2),), -1, dtype=torch.long, device=points_P2.device)
+    if len(boxes) == 0:
+        return chosen
+    centre = (boxes[:, :2] + boxes[:, 2:4]) / 2
+    offset = (points_P2[:, None] - centre[None]).abs().amax(-1)  # (P, M), in pixels
+    inside = ((points_P2[:, None] > boxes[None, :, :2]) & (points_P2[:, None] < boxes[None, :, 2:4])).all(-1)
+    good = inside & (offset < radius * stride)
+    good[offset.argmin(0), torch.arange(len(boxes), device=good.device)] = True
+    area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[None].expand_as(offset)
+    best = torch.where(good, area, torch.full_like(area, torch.inf)).min(1)
+    return torch.where(best.values.isfinite(), best.indices, chosen)

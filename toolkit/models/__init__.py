@@ -1,0 +1,1 @@
+"""Backbones and heads: full ones for teachers, light ones for the edge."""

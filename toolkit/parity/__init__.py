@@ -1,0 +1,1 @@
+"""The proof: paired, patient-clustered non-inferiority; numpy and scipy only."""

@@ -1,0 +1,190 @@
+"""One measured difference before its verdict, what all endpoints share, and how a difference becomes an `Endpoint`.
+
+Three rules keep small numbers honest:
+
+- With fewer than `MIN_PATIENTS` patients (of either class, where there are classes) nothing can pass.
+- Where fewer than `proportion.FEW` patients show any change between the two models, the variance rests on next to
+  nothing and is not believed: the interval is at least as wide as changes too rare to be seen make it (`widened`).
+- Only answers that are equal bit for bit have the interval [0, 0].
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from ...runtime.task import Task
+from .bootstrap import interval
+from .cases import Array
+from .evidence import Endpoint
+from .pairing import Pair
+from .verdict import POWER, judge, needed_cases
+
+MIN_PATIENTS = 10  # with fewer (positive, negative) patients no asymptotic interval is trusted and nothing can pass
+
+DEFAULT_MARGINS: dict[str, float] = {
+    "auc": 0.01,
+    "sensitivity": 0.02,
+    "specificity": 0.02,
+    "accuracy": 0.02,
+    "kappa": 0.02,
+    "dice": 0.01,
+    "map50": 0.02,
+}
+# A value has no natural scale, so the default margin of MAE is this share of the error that a constant (the median of
+# the reference) makes on the same cases. State your own in the unit.
+DEFAULT_MAE_SHARE = 0.05
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """What all endpoints share: patients (N,) as numbers, and the numbers of the bootstrap and the test."""
+
+    patients: NDArray[np.intp]
+    resamples: int
+    seed: int
+    alpha: float
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """A difference with its interval; the fields are those of `Endpoint` where the names agree.
+
+    Args:
+        hindrance: why nothing can be claimed, whatever the interval says.
+        assay: why the teacher is not shown to be better than chance.
+        grow: how many times the cases at hand would be needed for 80 % power; None: derived from the interval.
+    """
+
+    label: str = ""
+    metric: str
+    primary: bool
+    cases: int
+    patients: int
+    positives: int | None = None
+    teacher: float | None = None
+    student: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    margin: float
+    method: str
+    hindrance: str = ""
+    assay: str = ""
+    grow: float | None = None
+
+
+def margin_of(task: Task, metric: str) -> float:
+    """Look up the task's margin for a metric, or the default; not for MAE, whose default depends on the reference."""
+    return task.margins.get(metric, DEFAULT_MARGINS[metric])
+
+
+def blank(
+    pair: Pair, metric: str, cases: NDArray[np.bool_], setting: Setting, method: str, margin: float, label: str = ""
+) -> Measured:
+    """Start a primary endpoint with its counts, before anything is measured; hindered when there is no case."""
+    return Measured(
+        label=label,
+        metric=metric,
+        primary=True,
+        cases=int(cases.sum()),
+        patients=len(np.unique(setting.patients[cases])),
+        margin=margin,
+        method=method,
+        hindrance="" if cases.any() else "no case has a reference and a teacher's answer",
+    )
+
+
+def too_few(patients: int, kind: str = "") -> str:
+    """Say why nothing can be claimed from so many patients; empty when they are enough."""
+    if patients >= MIN_PATIENTS:
+        return ""
+    return f"only {patients} {kind}patients; with fewer than {MIN_PATIENTS} no interval is trusted"
+
+
+def bootstrap_method(setting: Setting) -> str:
+    """Name the method in the evidence."""
+    return f"paired bootstrap by patient, {setting.resamples} resamples; percentiles or Student's t, the wider"
+
+
+def bootstrapped(
+    base: Measured, point: Array, drawn: Array, patients: int, setting: Setting, *, identical: bool
+) -> Measured:
+    """Fill in a bootstrapped endpoint whose chance level is 0: `point` (2,) teacher and student, `drawn` (R, 2)."""
+    if not np.isfinite(point).all():
+        return base
+    difference = float(point[1] - point[0])
+    found = interval(difference, drawn[:, 1] - drawn[:, 0], patients, setting.alpha)
+    teacher = interval(float(point[0]), drawn[:, 0], patients, setting.alpha)
+    chance = teacher is None or teacher.low <= 0
+    return msgspec.structs.replace(
+        base,
+        teacher=float(point[0]),
+        student=float(point[1]),
+        difference=difference,
+        low=0.0 if identical else found.low if found else None,
+        high=0.0 if identical else found.high if found else None,
+        assay=f"no assay sensitivity: the teacher's {base.metric} is not shown to exceed zero" if chance else "",
+    )
+
+
+def unseen_share(patients: int, alpha: float) -> float:
+    """Give the share of patients that may change though none did: z^2 / (P + z^2), Tango's bound at no change."""
+    z = float(norm.ppf(1.0 - alpha))
+    return z**2 / (patients + z**2)
+
+
+def widened(measured: Measured, floor: float, alpha: float) -> Measured:
+    """Make the interval reach at least `floor` below and above the difference.
+
+    The floor shrinks with the number of cases, a standard error with its root; `grow` takes the larger demand.
+    """
+    m = measured
+    if m.difference is None or m.low is None or m.high is None:
+        return m
+    by_error = (m.difference - m.low) * (1.0 + float(norm.ppf(POWER)) / float(norm.ppf(1.0 - alpha))) / m.margin
+    return msgspec.structs.replace(
+        m,
+        low=min(m.low, m.difference - floor),
+        high=max(m.high, m.difference + floor),
+        grow=max(by_error**2, floor / m.margin),
+    )
+
+
+def endpoint(engine: str, task: Task, measured: Measured, alpha: float) -> Endpoint:
+    """Put the verdict to a measured difference."""
+    m = measured
+    verdict, reason = judge(m.difference, m.low, m.high, m.margin, m.hindrance, m.assay)
+    needed = _needed(m, alpha) if verdict == "underpowered" and not m.hindrance and not m.assay else None
+    if needed is not None and needed <= m.cases:
+        reason += "; so many cases would do if the true difference were zero"
+    return Endpoint(
+        engine=engine,
+        task=task.name,
+        label=m.label,
+        metric=m.metric,
+        primary=m.primary,
+        cases=m.cases,
+        patients=m.patients,
+        positives=m.positives,
+        teacher=m.teacher,
+        student=m.student,
+        difference=m.difference,
+        low=m.low,
+        high=m.high,
+        margin=m.margin,
+        verdict=verdict,
+        needed_cases=needed,
+        method=m.method,
+        reason=reason,
+    )
+
+
+def _needed(m: Measured, alpha: float) -> int | None:
+    if m.grow is not None:
+        return ceil(m.cases * m.grow)
+    if m.difference is None or m.low is None:
+        return None
+    return needed_cases(m.cases, m.difference - m.low, m.margin, alpha)

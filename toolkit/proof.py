@@ -1,0 +1,188 @@
+"""The proof of one bundle: every engine's artefact against the teacher, on images that nobody trained or calibrated on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..runtime.answer import Prediction
+from ..runtime.bundle import Bundle, read_unverified
+from ..runtime.engine import engine_of
+from ..runtime.errors import FoveolaError
+from ..runtime.image import read_image
+from ..runtime.predict import Predictor
+from ..runtime.task import Task
+from .answers import answer_images
+from .collect import box_rows, bundle_predictions, cases_of, collect, references_of, teacher_predictions
+from .data.arrays import prepare_arrays
+from .data.dataset import Dataset, load_mask
+from .models.network import Teacher
+from .parity.evidence import Evidence, Flip, encode_evidence
+from .parity.prove import prove
+from .pictures import flip_picture
+from .report import Picture, flips_to_draw, render_report
+from .ship import CORE
+from .teachers.external import load_teacher
+from .train import read_locked
+
+Progress = Callable[[int, int, str], None]
+
+
+def prove_bundle(
+    bundle_folder: Path,
+    teacher_folder: Path,
+    dataset: Dataset,
+    *,
+    split: str,
+    resamples: int,
+    pictures: int,
+    seed: int,
+    teacher_digest: str,
+    folder: Path,
+    cache: Path,
+    progress: Progress,
+) -> Evidence:
+    """Write `parity.json` and `report.html`.
+
+    Args:
+        bundle_folder: of the core.
+        teacher_folder: of the teacher.
+        dataset: holds the images of the proof.
+        split: which they are.
+        resamples: of the patient bootstrap.
+        pictures: how many of the worst flips are drawn.
+        seed: of the bootstrap.
+        teacher_digest: identity of the teacher's step.
+        folder: where the results go.
+        cache: where decoded images are kept.
+        progress: called with (done, total, text).
+
+    Raises:
+        FoveolaError: no images, or one of them was trained or calibrated on.
+    """
+    bundle = read_unverified(bundle_folder / CORE)
+    teacher, locked = load_teacher(teacher_folder), read_locked(teacher_folder)
+    cases = proof_set(dataset, split)
+    names = {task.name for task in teacher.tasks}
+    tasks = tuple(task for task in cases.tasks if task.name in names)
+    engines = [engine_of(options) for options in bundle.manifest.engines]
+    rounds = len(engines) + 1
+
+    def say(number: int, who: str) -> Callable[[int, int], None]:
+        return lambda done, total: progress(number * total + done, rounds * total, f"{who} answers {done}/{total}")
+
+    teacher_side = collect(tasks, cases, _teacher_side(teacher, tasks, cases, locked, cache, say(0, "the teacher")), locked)
+    thresholds = {output.task.name: output.thresholds for output in bundle.manifest.outputs}
+    students = {
+        engine: collect(
+            tasks, cases, bundle_predictions(Predictor(bundle, engine), cases, say(number, f"the bundle on {engine}")), thresholds
+        )
+        for number, engine in enumerate(engines, 1)
+    }
+    evidence = prove(
+        tasks,
+        cases_of(cases),
+        references_of(cases),
+        teacher_side,
+        students,
+        bundle=bundle.manifest.name,
+        bundle_digest=bundle.core_digest,
+        teacher_digest=teacher_digest,
+        data_digest=dataset.digest,
+        split=split,
+        resamples=resamples,
+        seed=seed,
+    )
+    (folder / "parity.json").write_bytes(encode_evidence(evidence))
+    drawn = draw_flips(evidence, pictures, bundle, teacher, locked, cases)
+    (folder / "report.html").write_text(render_report(evidence, bundle.manifest, pictures=drawn), encoding="utf-8")
+    return evidence
+
+
+def proof_set(dataset: Dataset, split: str) -> Dataset:
+    """The images of the proof.
+
+    Raises:
+        FoveolaError: there are none, or one of them (by its sha256) is in another split too.
+    """
+    cases = dataset.subset(split)
+    place = f"{dataset.root}: split {split!r}"
+    if len(cases) == 0:
+        raise FoveolaError(place, "no images to prove anything on", "add some to the manifest")
+    others = {sample.sha256 for sample in dataset.samples if sample.split != split}
+    shared = [sample.key for sample in cases.samples if sample.sha256 in others]
+    if shared:
+        raise FoveolaError(place, f"{len(shared)} image(s) are in another split too, first {shared[0]}", "keep splits apart")
+    return cases
+
+
+def _teacher_side(
+    teacher: Teacher,
+    tasks: Sequence[Task],
+    cases: Dataset,
+    locked: dict[str, tuple[float, ...]],
+    cache: Path,
+    progress: Callable[[int, int], None],
+) -> Iterator[Prediction]:
+    arrays = prepare_arrays(cases, teacher.input, cache=cache)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(teacher, torch.nn.Module):
+        teacher.to(device)
+    answers = answer_images(teacher, arrays.images, device=device, progress=progress)
+    return teacher_predictions(tasks, answers, arrays.geometries, teacher.input, teacher.target_scale, locked)
+
+
+def draw_flips(
+    evidence: Evidence, count: int, bundle: Bundle, teacher: Teacher, locked: dict[str, tuple[float, ...]], cases: Dataset
+) -> list[Picture]:
+    """The worst flips as pictures, teacher and student side by side; a case at most once."""
+    chosen = flips_to_draw(evidence.flips, count)
+    place = {sample.key: i for i, sample in enumerate(cases.samples)}
+    if not chosen:
+        return []
+    some = cases.take([place[flip.case] for flip in chosen])
+    tasks = tuple(task for task in cases.tasks if task.name in {one.name for one in teacher.tasks})
+    taught = list(_teacher_side(teacher, tasks, some, locked, Path(), lambda done, total: None))
+    predictors: dict[str, Predictor] = {}
+    pictures = []
+    for i, (flip, before) in enumerate(zip(chosen, taught, strict=True)):
+        predictor = predictors.setdefault(flip.engine, Predictor(bundle, flip.engine))
+        after = predictor.predict(some.samples[i].path)
+        pictures.append(Picture(flip=flip, png=_draw(flip, cases.task(flip.task), some, i, before, after), caption=""))
+    return pictures
+
+
+def _draw(flip: Flip, task: Task, some: Dataset, index: int, teacher: Prediction, student: Prediction) -> bytes:
+    image = read_image(some.samples[index].path)
+    if task.kind == "segmentation":
+        target = load_mask(some, task.name, index, (image.shape[0], image.shape[1]))
+        label = task.classes.index(flip.label) if flip.label in task.classes else 0
+        reference = target == label + 1 if task.exclusive else target[label] == 1
+        return flip_picture(
+            image,
+            reference_mask=reference,
+            teacher_mask=_mask(teacher, task, label),
+            student_mask=_mask(student, task, label),
+        )
+    if task.kind == "detection":
+        wanted = some.boxes[task.name][index]
+        return flip_picture(
+            image,
+            reference_boxes=wanted,
+            teacher_boxes=_positive(task, teacher),
+            student_boxes=_positive(task, student),
+        )
+    return flip_picture(image)
+
+
+def _mask(prediction: Prediction, task: Task, label: int) -> NDArray[np.bool_]:
+    return next(mask.pixels for mask in prediction.masks if mask.task == task.name and mask.label == task.classes[label])
+
+
+def _positive(task: Task, prediction: Prediction) -> NDArray[np.float64]:
+    kept = tuple(box for box in prediction.boxes if box.task == task.name and box.positive)
+    return box_rows(task, Prediction(boxes=kept))

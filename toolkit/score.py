@@ -1,0 +1,175 @@
+"""One number a task for choosing the best epoch, and the thresholds that are locked on validation data.
+
+Scores are for training only: 0 is chance (or nothing found), 1 is perfect. What the proof reports is computed by
+`toolkit.parity` on the shipped bundle instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..runtime.answer import probabilities
+from ..runtime.errors import UsageError
+from ..runtime.task import Task
+from .answers import RawAnswers
+from .data.arrays import Arrays
+from .fit import Scores
+from .losses import IGNORE
+from .parity.delong import auc
+from .parity.detection import average_precision, match_class
+
+
+Scale = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]  # task -> mean and standard deviation of its measures
+
+
+def score_answers(tasks: Sequence[Task], answers: RawAnswers, arrays: Arrays, scale: Scale) -> Scores:
+    """Score raw answers against prepared targets; a task without any known target is left out."""
+    by_task: dict[str, float] = {}
+    for task in tasks:
+        if task.kind == "segmentation":
+            score = _dice_score(task, answers.raw[task.name], arrays.masks[task.name])
+        elif task.kind == "detection":
+            score = _detection_score(task, answers.boxes[task.name], arrays.boxes[task.name])
+        elif task.kind == "regression":
+            mean, std = scale[task.name]
+            values = answers.raw[task.name] * np.array(std) + np.array(mean)
+            score = _skill(values, arrays.scalars[task.name])
+        else:
+            score = _class_score(task, probabilities(task, answers.raw[task.name]), arrays.scalars[task.name])
+        if score is not None:
+            by_task[task.name] = score
+    return Scores(float(np.mean(list(by_task.values()))) if by_task else 0.0, by_task)
+
+
+def _class_score(task: Task, probability_NC: NDArray[np.float64], target: NDArray[np.float32]) -> float | None:
+    """Twice the AUC less one (binary, multilabel mean), accuracy, or quadratic kappa."""
+    if task.kind in ("binary", "multilabel"):
+        areas = []
+        for column in range(target.shape[1]):
+            known = ~np.isnan(target[:, column])
+            positive = target[known, column] > 0.5
+            if positive.any() and not positive.all():
+                areas.append(2 * auc(positive, probability_NC[known, column]) - 1)
+        return float(np.mean(areas)) if areas else None
+    known = ~np.isnan(target[:, 0])
+    if not known.any():
+        return None
+    truth, chosen = target[known, 0].astype(int), probability_NC[known].argmax(1)
+    if task.kind == "ordinal":
+        return quadratic_kappa(truth, chosen, len(task.classes))
+    return float((truth == chosen).mean())
+
+
+def _skill(values_NM: NDArray[np.float64], target: NDArray[np.float32]) -> float | None:
+    """1 - MAE / MAE of the constant median, mean over measures."""
+    skills = []
+    for column in range(target.shape[1]):
+        known = ~np.isnan(target[:, column])
+        truth = target[known, column]
+        spread = float(np.abs(truth - np.median(truth)).mean()) if known.any() else 0.0
+        if spread > 0:
+            skills.append(1 - float(np.abs(values_NM[known, column] - truth).mean()) / spread)
+    return float(np.mean(skills)) if skills else None
+
+
+def _dice_score(task: Task, raw_NKhw: NDArray[np.float32], target: NDArray[np.uint8]) -> float | None:
+    """Mean Dice over images and structures, at the target's resolution."""
+    scores: list[float] = []
+    for raw, wanted in zip(raw_NKhw, target, strict=True):
+        height, width = wanted.shape[-2:]
+        if bool((wanted == IGNORE).all()):
+            continue
+        logits = np.stack([np.asarray(Image.fromarray(one).resize((width, height), Image.Resampling.BILINEAR)) for one in raw.astype(np.float32)])
+        chosen = logits.argmax(0) if task.exclusive else logits > 0
+        for label in range(len(task.classes)):
+            truth = wanted == label + 1 if task.exclusive else wanted[label] == 1
+            known = (wanted if task.exclusive else wanted[label]) != IGNORE
+            found = (chosen == label + 1 if task.exclusive else chosen[label]) & known
+            if known.any():
+                total = int(found.sum()) + int(truth.sum())
+                scores.append(2 * int((found & truth).sum()) / total if total else 1.0)
+    return float(np.mean(scores)) if scores else None
+
+
+def _detection_score(task: Task, found: list[NDArray[np.float32]], target: Sequence[NDArray[np.float32] | None]) -> float | None:
+    """Mean average precision at IoU 0.5 over the classes that occur."""
+    places = [i for i, one in enumerate(target) if one is not None]
+    truths = [np.asarray(target[i], np.float64) for i in places]
+    answers = [np.asarray(found[i], np.float64) for i in places]
+    present = [k for k in range(len(task.classes)) if any((one[:, 4] == k).any() for one in truths)]
+    areas = [average_precision(match_class(answers, truths, label)) for label in present]
+    return float(np.mean(areas)) if areas else None
+
+
+def quadratic_kappa(truth: NDArray[np.int_], chosen: NDArray[np.int_], grades: int) -> float:
+    """Cohen's kappa with quadratic weights (Cohen 1968); 0 where both sides are one constant grade."""
+    seen = np.zeros((grades, grades))
+    np.add.at(seen, (truth, chosen), 1.0)
+    weight = (np.arange(grades)[:, None] - np.arange(grades)[None]) ** 2
+    by_chance = float((weight * np.outer(seen.sum(1), seen.sum(0))).sum()) / len(truth)
+    return 1 - float((weight * seen).sum()) / by_chance if by_chance > 0 else 0.0
+
+
+def lock_threshold(rule: str, positive: NDArray[np.bool_], probability: NDArray[np.float64]) -> float:
+    """The probability at and above which the answer is yes, by a rule, on validation data.
+
+    Args:
+        rule: `youden` (largest sensitivity + specificity), `fixed:P`, `sensitivity:S` (highest threshold that reaches S)
+            or `specificity:S` (lowest that reaches S).
+        positive: reference standard.
+        probability: answers; of the same length.
+
+    Returns:
+        A threshold halfway between two neighbouring answers, so that rounding does not move a case across it. With one
+        class only, 0.5.
+    """
+    name, _, value = rule.partition(":")
+    if name == "fixed":
+        return _share(rule, value)
+    if name not in ("youden", "sensitivity", "specificity"):
+        raise UsageError(f"operating point {rule!r}", "unknown rule", "use youden, fixed:P, sensitivity:S or specificity:S")
+    if positive.all() or not positive.any():
+        return 0.5
+    levels = np.unique(probability)
+    cuts = np.concatenate(([levels[0] / 2], (levels[1:] + levels[:-1]) / 2, [(levels[-1] + 1) / 2]))
+    yes = probability[None, :] >= cuts[:, None]
+    sensitivity, specificity = yes[:, positive].mean(1), 1 - yes[:, ~positive].mean(1)
+    if name == "youden":
+        best = np.flatnonzero(np.isclose(sensitivity + specificity, (sensitivity + specificity).max()))
+        return float(cuts[best[len(best) // 2]])
+    wanted = _share(rule, value)
+    if name == "sensitivity":
+        return float(cuts[np.flatnonzero(sensitivity >= wanted)[-1]])
+    return float(cuts[np.flatnonzero(specificity >= wanted)[0]])
+
+
+def _share(rule: str, value: str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UsageError(f"operating point {rule!r}", "the number after ':' is not between 0 and 1")
+    return share
+
+
+def lock_thresholds(tasks: Sequence[Task], answers: RawAnswers, arrays: Arrays) -> dict[str, tuple[float, ...]]:
+    """Thresholds of every task that decides by one: binary and multilabel by their rule, masks 0.5, boxes 0.3."""
+    locked: dict[str, tuple[float, ...]] = {}
+    for task in tasks:
+        if task.kind in ("binary", "multilabel"):
+            target, probability = arrays.scalars[task.name], probabilities(task, answers.raw[task.name])
+            found = []
+            for column in range(target.shape[1]):
+                known = ~np.isnan(target[:, column])
+                found.append(lock_threshold(task.operating_point, target[known, column] > 0.5, probability[known, column]))
+            locked[task.name] = tuple(found)
+        elif task.kind == "segmentation" and not task.exclusive:
+            locked[task.name] = (0.5,) * len(task.classes)
+        elif task.kind == "detection":
+            locked[task.name] = (0.3,) * len(task.classes)
+    return locked

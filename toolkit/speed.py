@@ -1,0 +1,117 @@
+"""Latency and size of every artefact beside its teacher, in one run on one machine; batch 1, medians.
+
+The figures go into `speeds.json` and the run's report, never into the bundle: another machine has others, and equal
+inputs must give equal bundles.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+
+from ..runtime.bundle import Bundle, read_unverified
+from ..runtime.engine import engine_of
+from ..runtime.errors import FoveolaError
+from ..runtime.image import decode_image, prepare
+from ..runtime.manifest import OnnxRuntimeOptions
+from ..runtime.measure import Latency, latency
+from ..runtime.predict import Predictor
+from .data.dataset import Dataset
+from .models.network import Teacher
+from .parity.evidence import decode_evidence
+from .report import render_report
+from .table import Speed
+from .teachers.external import load_teacher
+from .train import write_json
+
+SPEEDS = "speeds.json"
+
+
+def measure_bundle(
+    bundle_folder: Path,
+    teacher_folder: Path,
+    proof_folder: Path,
+    dataset: Dataset,
+    *,
+    repeats: int,
+    folder: Path,
+    progress: Callable[[int, int, str], None],
+) -> list[Speed]:
+    """Measure teacher (torch, eager) and bundle (each engine, with and without decoding), and write the full report."""
+    path = next(iter(sorted(bundle_folder.glob("*.foveola"))))
+    bundle = read_unverified(path)
+    sample = (dataset.subset("test") if len(dataset.subset("test")) else dataset).samples[0]
+    data = sample.path.read_bytes()
+    total = 1 + 2 * len(bundle.manifest.engines)
+    progress(0, total, "timing the teacher")
+    teacher = load_teacher(teacher_folder)
+    base = time_teacher(teacher, data, max(5, repeats // 5))
+    speeds = [_speed("teacher, torch eager, network alone", "torch", (teacher_folder / "model.safetensors").stat().st_size, base, base)]
+    for number, options in enumerate(bundle.manifest.engines):
+        engine = engine_of(options)
+        progress(1 + 2 * number, total, f"timing the bundle on {engine}")
+        predictor = Predictor(bundle, engine)
+        tensor, _ = prepare(decode_image(data), bundle.manifest.input)
+        size = _graph_bytes(bundle, engine)
+        alone = latency(lambda: predictor.run(tensor[None]), runs=repeats)  # noqa: B023 - called at once
+        whole = latency(lambda: predictor.predict(data), runs=repeats)  # noqa: B023
+        speeds.append(_speed(f"student {options.arithmetic}, network alone", engine, size, alone, base))
+        speeds.append(_speed(f"student {options.arithmetic}, from the file's bytes", engine, size, whole, base))
+    write_json(folder / SPEEDS, speeds)
+    evidence = decode_evidence((proof_folder / "parity.json").read_bytes())
+    page = render_report(evidence, bundle.manifest, pictures=(), speeds=speeds, machine=machine())
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    progress(total, total, "measured")
+    return speeds
+
+
+def read_speeds(folder: Path) -> list[Speed]:
+    """What `measure_bundle` measured; empty where there is nothing."""
+    path = folder / SPEEDS
+    return msgspec.json.decode(path.read_bytes(), type=list[Speed]) if path.exists() else []
+
+
+def time_teacher(teacher: Teacher, data: bytes, runs: int) -> Latency:
+    """One forward pass of the teacher in torch eager, float32, on this machine's CPU: raw outputs and boxes."""
+    x_CHW, _ = prepare(decode_image(data), teacher.input)
+    x = torch.from_numpy(x_CHW[None])
+
+    def call() -> object:
+        with torch.inference_mode():
+            return teacher.answer(x)
+
+    return latency(call, runs=runs, warmup=2)
+
+
+def machine() -> str:
+    """This machine in one line: processor and number of threads."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if line.startswith("model name")]
+        if lines:
+            model = lines[0].split(":", 1)[1].strip()
+    return f"{model}, {torch.get_num_threads()} threads, {platform.system()}"
+
+
+def _graph_bytes(bundle: Bundle, engine: str) -> int:
+    for options in bundle.manifest.engines:
+        if engine_of(options) == engine:
+            names = [options.graph] if isinstance(options, OnnxRuntimeOptions) else [options.graph, options.weights]
+            return sum(len(bundle.members[name]) for name in names)
+    raise FoveolaError(f"engine {engine!r}", "is not in the bundle")
+
+
+def _speed(artefact: str, engine: str, size: int, measured: Latency, base: Latency) -> Speed:
+    return Speed(
+        artefact=artefact,
+        engine=engine,
+        size_bytes=size,
+        latency_ms=measured.median_ms,
+        p95_ms=measured.p95_ms,
+        ratio=base.median_ms / measured.median_ms,
+    )

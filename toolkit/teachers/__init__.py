@@ -1,0 +1,1 @@
+"""Teachers that come from elsewhere."""
