@@ -52,7 +52,7 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Export(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How a network for this device is written."""
 
-    opset: Annotated[int, msgspec.Meta(ge=18, le=23)] = 20
+    opset: Annotated[int, msgspec.Meta(ge=18, le=21)] = 20
     channel_multiple: Count = 8  # pruning keeps channels in multiples of it
     weight_bits: Literal[7, 8] = 8
 

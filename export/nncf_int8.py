@@ -1,13 +1,12 @@
 """NNCF's own int8 of a graph, with its default settings: what an OpenVINO user would do today.
 
-The benchmark holds the student against it. Two settings depart from the defaults where the defaults do not fit what is
-compared: calibration stops after the images given, and telemetry is off.
+The benchmark holds the student against it. Calibration uses the images given, and telemetry is off; all else is as NNCF
+comes.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.errors import MissingPartError
+from ..runtime.offline import forbid_telemetry
 from .onnx_graph import INPUT, quiet
-from .openvino_ir import mute_telemetry, read_model, save_ir
+from .openvino_ir import read_model, save_ir
 
 
 def nncf_int8(source: Path, xml: Path, images: Sequence[NDArray[np.float32]]) -> None:
@@ -40,8 +40,7 @@ def nncf_int8(source: Path, xml: Path, images: Sequence[NDArray[np.float32]]) ->
 
 
 def _import_nncf() -> Any:
-    mute_telemetry()
-    os.environ.setdefault("NNCF_CI", "1")  # NNCF's own switch for its telemetry, read when it is imported
+    forbid_telemetry()
     try:
         with quiet():
             import nncf

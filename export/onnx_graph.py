@@ -27,6 +27,7 @@ from ..runtime.errors import FoveolaError
 from ..runtime.manifest import InputSpec
 
 INPUT = "image"
+LEAST_OPSET = 18  # the exporter writes 18 and up; its converter gives up below without a word
 
 
 class _Ordered(nn.Module):
@@ -55,15 +56,19 @@ def export_onnx(network: nn.Module, spec: InputSpec, tensors: Sequence[str], pat
     Raises:
         FoveolaError: the network cannot be traced, or a shape is not static.
     """
+    if opset < LEAST_OPSET:
+        raise FoveolaError("export", f"opset {opset} is not supported", f"take opset {LEAST_OPSET} or newer")
     frozen = _Ordered(copy.deepcopy(network).cpu(), tensors).eval().requires_grad_(False)
     sample = torch.zeros(1, spec.channels, spec.height, spec.width)
+    # The exporter names its own values after operators; an output called `view` would be a second one of that name.
+    stand_ins = [f"output_of_task_{index}" for index in range(len(tensors))]
     with quiet():
         try:
             program = torch.onnx.export(
                 frozen,
                 (sample,),
                 input_names=[INPUT],
-                output_names=list(tensors),
+                output_names=stand_ins,
                 opset_version=opset,
                 dynamo=True,
                 external_data=False,
@@ -78,6 +83,7 @@ def export_onnx(network: nn.Module, spec: InputSpec, tensors: Sequence[str], pat
             raise RuntimeError("the exporter returned nothing")
         model = program.model_proto
     tidy(model)
+    _rename(model.graph, dict(zip(stand_ins, tensors, strict=True)))
     _require_opset(model, opset)
     _require_static(model, spec, tensors)
     onnx.checker.check_model(model, full_check=True)
@@ -132,11 +138,19 @@ def _number_names(graph: onnx.GraphProto) -> None:
             names[:] = [new.get(name, name) for name in names]
 
 
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Give values their final names; the values inside carry a dot or a number and cannot collide with a task's."""
+    for node in graph.node:
+        for used in (node.input, node.output):
+            used[:] = [names.get(name, name) for name in used]
+    for value in graph.output:
+        value.name = names.get(value.name, value.name)
+
+
 def _require_opset(model: onnx.ModelProto, opset: int) -> None:
-    """Refuse another opset: the exporter writes 18 and up, and its converter gives up below without a word."""
     written = {entry.domain: entry.version for entry in model.opset_import}
     if written != {"": opset}:
-        raise FoveolaError("export", f"opset {opset} was asked for, {written} came out", "take opset 18 or newer")
+        raise RuntimeError(f"opset {opset} was asked for, {written} came out")
 
 
 def _require_static(model: onnx.ModelProto, spec: InputSpec, tensors: Sequence[str]) -> None:

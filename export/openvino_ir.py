@@ -6,11 +6,11 @@ order (their own names count everything that the process has built before), and 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import FoveolaError
+from ..runtime.offline import forbid_telemetry
 
 
 def write_ir(onnx: Path, xml: Path) -> None:
@@ -28,7 +28,7 @@ def write_ir(onnx: Path, xml: Path) -> None:
 
 def read_model(path: Path) -> Any:
     """Read an ONNX or IR file as an `openvino.Model`."""
-    mute_telemetry()
+    forbid_telemetry()
     import openvino
     from openvino._offline_transformations import apply_moc_transformations
 
@@ -53,11 +53,3 @@ def save_ir(model: Any, xml: Path) -> None:
             node.set_friendly_name(f"{kind.lower()}_{index}")
     model.set_friendly_name("foveola")
     openvino.save_model(model, str(xml), compress_to_fp16=False)
-
-
-def mute_telemetry() -> None:
-    """Keep usage statistics from being set up at all: `import openvino` alone would write a client number to the home.
-
-    OpenVINO and NNCF both do without the package when it cannot be imported.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -82,12 +82,12 @@ def quantize_onnx(
     """
     model = onnx.load(source)
     placement = place(model.graph, after_layers=form == "unsigned")
+    if not placement.layers:
+        raise FoveolaError("quantize", "no layer can be quantised: each is the last of a head", "use a deeper network")
     ranges, count = measure_ranges(model, sorted(placement.measured), images, method)
     if count < min_images:
         mend = f"set more patients apart, or name a smaller min_images than {min_images}"
         raise FoveolaError("calibration", f"{count} images, {min_images} are needed", mend)
-    if not placement.layers:
-        raise FoveolaError("quantize", "no layer can be quantised: each is the last of a head", "use a deeper network")
     weight_bytes = _rewrite(model, placement, ranges, form, 2 ** (weight_bits - 1) - 1)
     onnx.checker.check_model(model, full_check=True)
     target.write_bytes(encode(model))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FoveolaError
-from .image import Geometry, mask_to_image
+from .image import Geometry, mask_bands
 from .manifest import InputSpec, TaskOutput
 from .task import Task
 
@@ -318,8 +318,14 @@ def _measurements(output: TaskOutput, raw: NDArray[Any]) -> list[Measurement]:
 def _masks(output: TaskOutput, raw: NDArray[Any], geometry: Geometry, spec: InputSpec) -> list[Mask]:
     task = output.task
     grid = np.asarray(probabilities(task, raw)[0], np.float32)
-    full = mask_to_image(grid, geometry, spec)
-    layers = _winners(full) if task.exclusive else [full[k] >= threshold_of(output, k) for k in range(len(full))]
+    layers = np.zeros((len(task.classes), geometry.image_height, geometry.image_width), np.bool_)
+    crop = geometry.of_crop(layers)
+    limits = np.array([threshold_of(output, k) for k in range(len(task.classes))], np.float32)[:, None, None]
+    for rows, band in mask_bands(grid, geometry, spec):
+        if task.exclusive:
+            _winners(band, out=crop[:, rows])
+        else:
+            np.greater_equal(band, limits, out=crop[:, rows])
     masks = []
     for label, pixels in zip(task.classes, layers, strict=True):
         area = int(np.count_nonzero(pixels))
@@ -327,20 +333,17 @@ def _masks(output: TaskOutput, raw: NDArray[Any], geometry: Geometry, spec: Inpu
     return masks
 
 
-def _winners(full: NDArray[np.float32]) -> list[NDArray[np.bool_]]:
-    """Where each class but the first has the highest probability; the earlier class at a tie, as argmax has it.
+def _winners(band: NDArray[np.float32], *, out: NDArray[np.bool_]) -> None:
+    """Mark where each class but the first has the highest probability; the earlier class at a tie, as argmax has it.
 
     numpy's argmax over the first axis takes twenty times as long.
     """
-    best = full.max(axis=0)
-    taken = full[0] == best
-    layers = []
-    for layer in full[1:]:
-        wins = layer == best
+    best = band.max(axis=0)
+    taken = band[0] == best
+    for layer, wins in zip(band[1:], out, strict=True):
+        np.equal(layer, best, out=wins)
         wins &= ~taken
         taken |= wins
-        layers.append(wins)
-    return layers
 
 
 def _boxes(

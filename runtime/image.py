@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,10 @@ class Geometry(msgspec.Struct, frozen=True, kw_only=True):
     def content_height(self) -> int:
         """Rows of the input that hold the picture."""
         return round((self.y1 - self.y0) * self.scale_y)
+
+    def of_crop(self, images: NDArray[Any]) -> NDArray[Any]:
+        """View the crop in arrays (..., image height, image width)."""
+        return images[..., self.y0 : self.y1, self.x0 : self.x1]
 
     def boxes_to_input(self, boxes: NDArray[Any]) -> NDArray[Any]:
         """Boxes (M, 4 or more; first four x1, y1, x2, y2) from image to input pixels, clipped to the content.
@@ -362,21 +367,30 @@ def prepare_mask(mask: NDArray[np.uint8], spec: InputSpec, geometry: Geometry) -
     """Bring a label map (H, W) of the image to the input's height and width: nearest neighbour, padding 0."""
     assert mask.shape == (geometry.image_height, geometry.image_width), mask.shape
     width, height = geometry.content_width, geometry.content_height
-    content = mask[geometry.y0 : geometry.y1, geometry.x0 : geometry.x1]
-    small = Image.fromarray(np.ascontiguousarray(content)).resize((width, height), Image.Resampling.NEAREST)
+    small = Image.fromarray(np.ascontiguousarray(geometry.of_crop(mask))).resize(
+        (width, height), Image.Resampling.NEAREST
+    )
     out = np.zeros((spec.height, spec.width), np.uint8)
     out[geometry.pad_y : geometry.pad_y + height, geometry.pad_x : geometry.pad_x + width] = np.asarray(small)
     return out
 
 
-def mask_to_image(probability: NDArray[np.float32], geometry: Geometry, spec: InputSpec) -> NDArray[np.float32]:
-    """Bring probabilities (K, h, w) on the network's grid to (K, image height, image width); zero outside the crop.
+BAND_BYTES = 2**18  # of probabilities at a time: they stay in the processor's cache, four times as fast on large images
+
+
+def mask_bands(
+    probability: NDArray[np.float32], geometry: Geometry, spec: InputSpec
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Bring probabilities (K, h, w) on the network's grid to the crop's pixels, some rows at a time.
 
     Bilinear with pixel centres at halves, edges repeated (torch's `interpolate(align_corners=False)`). Columns first,
     while the array is small; then each image row mixes two neighbouring rows.
+
+    Yields:
+        Rows of the crop, counted from its top, and their probabilities (K, rows, crop width), good until the next.
     """
     g = geometry
-    _, h, w = probability.shape
+    layers, h, w = probability.shape
     left, part = _neighbours(w, (np.arange(g.x1 - g.x0, dtype=np.float64) + 0.5) * g.scale_x + g.pad_x, spec.width)
     upper, drop = _neighbours(h, (np.arange(g.y1 - g.y0, dtype=np.float64) + 0.5) * g.scale_y + g.pad_y, spec.height)
     # `clip` spares numpy a checked copy; no index is out of range.
@@ -384,11 +398,26 @@ def mask_to_image(probability: NDArray[np.float32], geometry: Geometry, spec: In
     wide *= 1 - part
     wide += probability.take(np.minimum(left + 1, w - 1), axis=2, mode="clip") * part
     rise = np.diff(wide, axis=1, append=wide[:, -1:])
-    whole = (g.y1 - g.y0, g.x1 - g.x0) == (g.image_height, g.image_width)
-    full = (np.empty if whole else np.zeros)((len(probability), g.image_height, g.image_width), np.float32)
-    for k, target in enumerate(full[:, g.y0 : g.y1, g.x0 : g.x1]):
-        np.multiply(rise[k, upper], drop[:, None], out=target)
-        target += wide[k, upper]
+    step = max(8, BAND_BYTES // (layers * len(left) * wide.itemsize))
+    # Two buffers for all bands: fresh memory of this size would be paged in each time.
+    band, base = np.empty((2, layers, step, len(left)), np.float32)
+    for start in range(0, len(upper), step):
+        rows = slice(start, min(start + step, len(upper)))
+        if rows.stop - start < step:
+            band, base = band[:, : rows.stop - start], base[:, : rows.stop - start]
+        rise.take(upper[rows], axis=1, mode="clip", out=band)
+        wide.take(upper[rows], axis=1, mode="clip", out=base)
+        band *= drop[rows, None]
+        band += base
+        yield rows, band
+
+
+def mask_to_image(probability: NDArray[np.float32], geometry: Geometry, spec: InputSpec) -> NDArray[np.float32]:
+    """Bring probabilities (K, h, w) on the network's grid to (K, image height, image width); zero outside the crop."""
+    full = np.zeros((len(probability), geometry.image_height, geometry.image_width), np.float32)
+    crop = geometry.of_crop(full)
+    for rows, band in mask_bands(probability, geometry, spec):
+        crop[:, rows] = band
     return full
 
 

@@ -75,7 +75,9 @@ class TaskOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     max_boxes: int = 100
 
 
-class OnnxRuntimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="onnxruntime", tag_field="engine"):
+class OnnxRuntimeOptions(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="onnxruntime", tag_field="engine"
+):
     """The only settings under which the graph was validated on ONNX Runtime."""
 
     graph: str = "model.onnx"
@@ -85,7 +87,9 @@ class OnnxRuntimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     spinning: bool = True
 
 
-class OpenVinoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="openvino", tag_field="engine"):
+class OpenVinoOptions(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="openvino", tag_field="engine"
+):
     """The only settings under which the graph was validated on OpenVINO's CPU plugin."""
 
     graph: str = "openvino.xml"
@@ -173,7 +177,9 @@ def decode_manifest(data: bytes, place: str = "manifest.json") -> Manifest:
     try:
         number = msgspec.json.decode(data, type=_Format).format
         if number > FORMAT:
-            raise FoveolaError(place, f"format {number} is newer than this runtime's {FORMAT}", "update foveola on the device")
+            raise FoveolaError(
+                place, f"format {number} is newer than this runtime's {FORMAT}", "update foveola on the device"
+            )
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FoveolaError(place, f"not a valid manifest: {error}", "make the bundle anew") from None

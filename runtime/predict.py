@@ -38,6 +38,7 @@ class Predictor:
         self.manifest: Manifest = bundle.manifest
         self.engine: EngineName = engine_of(options)
         self.arithmetic = options.arithmetic
+        _keep_memory()
         self._session = open_session(options, bundle.members)
         spec = self.manifest.input
         self._shape = (1, spec.channels, spec.height, spec.width)
@@ -84,6 +85,16 @@ class Predictor:
 def open_predictor(path: Path, engine: str | None = None, key: Path | bytes | None = None) -> Predictor:
     """Open a bundle that somebody vouches for and make it ready to predict; see `open_bundle` for the key."""
     return Predictor(open_bundle(path, key=key), engine)
+
+
+def _keep_memory() -> None:
+    """Make glibc keep freed arrays of up to 16 MiB instead of handing each back to the system.
+
+    It raises that limit by itself when it first frees a block so large (mallopt(3), M_MMAP_THRESHOLD). Without it every
+    image pays for its masks' pages anew: 0.6 ms at 512 x 512, measured. Elsewhere this does nothing.
+    """
+    block = np.empty(16 * 2**20, np.uint8)
+    del block
 
 
 def _choose(manifest: Manifest, engine: str | None) -> EngineOptions:

@@ -107,4 +107,3 @@ def load_answers(path: Path) -> RawAnswers:
         boxes[name] = np.split(tensors[f"boxes/{name}"], np.cumsum(tensors[key])[:-1])
     raw = {key.removeprefix("raw/"): values for key, values in tensors.items() if key.startswith("raw/")}
     return RawAnswers(raw, boxes, tensors.get("hint"))
-

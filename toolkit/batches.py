@@ -1,8 +1,8 @@
 """Training data as tensors: batches by index, and one augmentation that moves images and targets together.
 
 B batch, C channels, K mask channels, M boxes. All that augmentation draws comes from one generator seeded by epoch, so
-that a resumed training sees the same pictures as an uninterrupted one. What a warp brings in from outside the picture is
-never a target: masks hold 255 there.
+that a resumed training sees the same pictures as an uninterrupted one. What a warp brings in from outside the picture
+is never a target: masks hold 255 there.
 """
 
 from __future__ import annotations
@@ -82,9 +82,15 @@ class TrainingData:
             scalars={name: values[index] for name, values in self.scalars.items()},
             masks={name: torch.from_numpy(np.asarray(values[index])) for name, values in self.masks.items()},
             boxes=boxes,
-            soft={} if self.teacher is None else {n: torch.from_numpy(v[index]).float() for n, v in self.teacher.raw.items()},
-            soft_boxes={} if self.teacher is None else {n: [_soft(b[i]) for i in index] for n, b in self.teacher.boxes.items()},
-            hint=None if self.teacher is None or self.teacher.hint is None else torch.from_numpy(self.teacher.hint[index]).float(),
+            soft={}
+            if self.teacher is None
+            else {n: torch.from_numpy(v[index]).float() for n, v in self.teacher.raw.items()},
+            soft_boxes={}
+            if self.teacher is None
+            else {n: [_soft(b[i]) for i in index] for n, b in self.teacher.boxes.items()},
+            hint=None
+            if self.teacher is None or self.teacher.hint is None
+            else torch.from_numpy(self.teacher.hint[index]).float(),
             view=torch.ones(len(index), 1, *images.shape[-2:], dtype=torch.bool),
         )
 

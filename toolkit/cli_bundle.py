@@ -137,7 +137,8 @@ def bench(as_json: bool, **arguments: object) -> int:
 def keygen(name: Path, as_json: bool) -> None:
     """Make a pair of keys.
 
-    NAME.pem is private and stays here; NAME.pub goes onto the devices. ECDSA on P-256. Files that are there already are never overwritten.
+    NAME.pem is private and stays here; NAME.pub goes onto the devices. ECDSA on P-256. Files that are there already are
+    never overwritten.
     """
     from ..export.signing import make_keys
 
@@ -150,8 +151,8 @@ def keygen(name: Path, as_json: bool) -> None:
 
 @click.command(
     epilog=example(
-        "foveola sign chest.foveola --key keys/maker.pem",
-        "foveola sign chest.foveola --key keys/maker.pem --out signed.foveola",
+        "foveola sign chest.foveola --key maker.pem",
+        "foveola sign chest.foveola --key maker.pem --out new.foveola",
     )
 )
 @bundle_argument

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .cli_parts import Group, example, json_option, recipe_argument, say_json, set_option, stdout_for_results
+from ..runtime.errors import ExitCode, UsageError
+from .cli_parts import Group, example, json_option, say_json, set_option
+
+if TYPE_CHECKING:
+    from ..runtime.task import Task
+    from .data.check import Survey
+    from .data.samples import Columns
 
 
-@click.group(cls=Group, epilog=example("foveola data phantom demo-data", "foveola data check mine.yaml"))
+@click.group(cls=Group, epilog=example("foveola data phantom demo-data", "foveola data check /data/xray"))
 def data() -> None:
     """Make phantom data, or check one's own."""
 
@@ -58,21 +65,70 @@ def phantom(folder: Path, anatomy: str, patients: int, size: int, seed: int, as_
         click.echo(f"{images} images of {patients} patients in {folder}")
 
 
-@data.command(epilog=example("foveola data check mine.yaml --set data.root=/data/xray"))
-@recipe_argument
+@data.command(epilog=example("foveola data check /data/xray", "foveola data check /data/xray --recipe chest-xray"))
+@click.argument("folder", type=click.Path(path_type=Path), required=False, metavar="[FOLDER]")
+@click.option("--recipe", metavar="RECIPE", help="Check against its tasks and columns; FOLDER is then its data.root.")
 @set_option
 @json_option
-def check(recipe: str, changes: tuple[str, ...], as_json: bool) -> int:
-    """Check the data of a recipe for leaks and faults, and tell all of them.
+def check(folder: Path | None, recipe: str | None, changes: tuple[str, ...], as_json: bool) -> int:
+    """Check data for leaks and faults, and tell all of them.
 
     Missing and broken files, patients and images that stand in two splits, masks of another size, boxes outside the
-    image, cells that cannot be read, and how many images each class has. Exit code 1 when there is an error among them.
+    image, cells that cannot be read, and how many images say what. FOLDER holds manifest.csv, or is the CSV itself;
+    without --recipe only files, splits, masks and boxes are looked at. Exit code 1 when there is an error.
     """
+    from .data.check import survey_dataset
+    from .progress import make_progress
+
+    root, manifest, columns, tasks = _what_to_check(folder, recipe, changes)
+    progress = make_progress()
+    progress.begin(str(root), 1, 1, "checking")
+    try:
+        survey = survey_dataset(
+            root, tasks, manifest=manifest, columns=columns, progress=lambda n, of: progress.advance(n, of, "images")
+        )
+        progress.end("checked")
+    finally:
+        progress.close()
+    if as_json:
+        counts = {"images": survey.images, "patients": survey.patients, "targets": survey.targets}
+        say_json({"errors": survey.errors, "warnings": survey.warnings, **counts, "digest": survey.digest})
+    else:
+        click.echo("\n".join(_survey_lines(survey)))
+    return ExitCode.REFUSED if survey.errors else ExitCode.DONE
+
+
+def _what_to_check(
+    folder: Path | None, recipe: str | None, changes: tuple[str, ...]
+) -> tuple[Path, str, Columns | None, tuple[Task, ...]]:
+    """Find root, manifest, columns and tasks: those of the recipe, or of a folder alone."""
+    if recipe is None:
+        if folder is None or changes:
+            raise click.UsageError("--set needs --recipe" if folder else "give FOLDER, --recipe RECIPE or both")
+        root, manifest = (folder.parent, folder.name) if folder.suffix == ".csv" else (folder, "manifest.csv")
+        return root, manifest, None, ()
     from .cli_run import load_recipe
-    from .data.check import check_dataset
     from .stages import Manifest
 
-    raise NotImplementedError(check_dataset, Manifest, load_recipe, stdout_for_results)
+    more = [f"data.root={folder.absolute()}"] if folder else []
+    read = load_recipe(recipe, (*changes, *more))
+    stage = read.data.stage
+    if not isinstance(stage, Manifest):
+        raise UsageError(f"{recipe}: data", f"{read.data.kind} has nothing to check", "only `manifest` reads files")
+    return Path(stage.root), stage.manifest, stage.columns, read.tasks
+
+
+def _survey_lines(survey: Survey) -> list[str]:
+    """Write faults, counts by split, counts by target."""
+    lines = [f"{fault.severity:<8} {fault}" for fault in survey.faults]
+    lines += [
+        f"{split:<12} {survey.images[split]:>6} images {survey.patients[split]:>6} patients" for split in survey.images
+    ]
+    for task, splits in survey.targets.items():
+        for split, counts in splits.items():
+            said = ", ".join(f"{what} {count}" for what, count in counts.items() if count)
+            lines += [f"{task:<16} {split:<12} {said}"] if said else []
+    return [*lines, f"{len(survey.errors)} error(s), {len(survey.warnings)} warning(s)"]
 
 
 @click.group(cls=Group, invoke_without_command=True, epilog=example("foveola devices", "foveola devices show rpi5-8gb"))

@@ -47,9 +47,12 @@ def run(recipe: str, changes: tuple[str, ...], runs: Path, as_json: bool) -> int
     """
     from . import pipeline
     from .progress import make_progress
+    from .workers import leads
 
     with stdout_for_results():
         outcome = pipeline.run(load_recipe(recipe, changes), runs, make_progress())
+    if not leads():
+        return 0
     if as_json:
         say_json(_outcome_json(outcome))
     else:

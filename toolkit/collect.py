@@ -1,7 +1,7 @@
 """What teacher and shipped bundle say about the same image files, as the proof takes it.
 
-Both sides end in the runtime's own `Prediction`: the bundle through `Predictor.predict` from the file's bytes, the teacher
-through its own preprocessing and the same decoding. Dice is measured on the stored image's pixels.
+Both sides end in the runtime's own `Prediction`: the bundle through `Predictor.predict` from the file's bytes, the
+teacher through its own preprocessing and the same decoding. Dice is measured on the stored image's pixels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def references_of(dataset: Dataset) -> References:
     return References(scores=dict(dataset.scalars), boxes=dict(dataset.boxes))
 
 
-def bundle_predictions(predictor: Predictor, dataset: Dataset, progress: Progress | None = None) -> Iterator[Prediction | None]:
+def bundle_predictions(
+    predictor: Predictor, dataset: Dataset, progress: Progress | None = None
+) -> Iterator[Prediction | None]:
     """The bundle's answer to each image file, in order; None where it refuses to answer."""
     for done, sample in enumerate(dataset.samples, 1):
         try:
@@ -113,7 +115,11 @@ def collect(
 ) -> Answers:
     """Answers to all images in the form of the proof; masks become Dice at once, so that memory stays small."""
     count = len(dataset)
-    scores = {task.name: np.full((count, _width(task)), np.nan) for task in tasks if task.kind not in ("segmentation", "detection")}
+    scores = {
+        task.name: np.full((count, _width(task)), np.nan)
+        for task in tasks
+        if task.kind not in ("segmentation", "detection")
+    }
     dice = {task.name: np.full((count, len(task.classes)), np.nan) for task in tasks if task.kind == "segmentation"}
     boxes: dict[str, list[NDArray[np.float64] | None]] = {task.name: [] for task in tasks if task.kind == "detection"}
     known = {task.name: dataset.known(task.name) for task in tasks if task.kind == "segmentation"}
@@ -130,7 +136,9 @@ def collect(
         scores=scores,
         dice=dice,
         boxes={name: tuple(many) for name, many in boxes.items()},
-        thresholds={task.name: thresholds[task.name] for task in tasks if task.kind in ("binary", "multilabel", "detection")},
+        thresholds={
+            task.name: thresholds[task.name] for task in tasks if task.kind in ("binary", "multilabel", "detection")
+        },
     )
 
 

@@ -70,8 +70,9 @@ def _short(value: str | float) -> str:
 
 def forest_scale(endpoints: Sequence[Endpoint]) -> Scale:
     """One axis for all rows of a forest plot."""
-    estimates = [e.difference / e.margin for e in endpoints if e.difference is not None]
-    ends = [value / e.margin for e in endpoints for value in (e.low, e.high) if value is not None]
+    drawn = [e for e in endpoints if e.margin > 0]
+    estimates = [e.difference / e.margin for e in drawn if e.difference is not None]
+    ends = [value / e.margin for e in drawn for value in (e.low, e.high) if value is not None]
     return scale_of(estimates, ends)
 
 
@@ -118,7 +119,7 @@ def forest_ground(scale: Scale) -> Markup:
 
 def forest_row(endpoint: Endpoint, scale: Scale) -> Markup:
     """One interval against its margin."""
-    if endpoint.difference is None:
+    if endpoint.difference is None or endpoint.margin <= 0:
         text = tag("text", "no estimate", x=scale.at(0), dx=8, y="50%", dy="0.35em", class_="none")
         return tag("svg", forest_lines(scale), text, class_="row", role="img", aria_label="No estimate")
     parts = [forest_lines(scale)]

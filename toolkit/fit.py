@@ -8,6 +8,7 @@ the weights of an uninterrupted one (same machine, same number of threads).
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,13 +81,13 @@ class Report(Protocol):
 def make_fabric() -> Fabric:
     """Fabric for this machine: float32 on a CPU, bf16 mixed on CUDA, DDP where torchrun started several processes."""
     cuda = torch.cuda.is_available()
-    workers = torch.distributed.is_torchelastic_launched()
-    # Heads of tasks that a batch does not label get no gradient.
-    strategy = DDPStrategy(find_unused_parameters=True) if workers else "auto"
+    workers = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if torch.distributed.is_torchelastic_launched() else 1
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu",
-        devices="auto" if workers and cuda else 1,
-        strategy=strategy,
+        devices=workers,
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")) if workers > 1 else 1,
+        # Heads of tasks that a batch does not label get no gradient.
+        strategy=DDPStrategy(find_unused_parameters=True) if workers > 1 else "auto",
         precision="bf16-mixed" if cuda else "32-true",
     )
     fabric.launch()
@@ -120,7 +121,7 @@ def fit(
         FoveolaError: a loss is not finite (epoch, step and images are named).
     """
     fabric = make_fabric()
-    objective = objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective = objective.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(_parameter_groups(objective, plan.weight_decay), lr=plan.learning_rate)
     state = _State(objective, optimizer)
     state.restore(folder / CHECKPOINT)
@@ -196,8 +197,11 @@ def _train_epoch(
         total = torch.stack(list(losses.values())).sum()
         if not bool(torch.isfinite(total)):
             shown = ", ".join(names[i] for i in index[:4]) if names else f"images {index[:4].tolist()}"
-            fault = f"the loss is not finite ({', '.join(k for k, v in losses.items() if not bool(torch.isfinite(v)))}) at {shown}"
-            raise FoveolaError(f"epoch {epoch + 1}, step {step + 1}", fault, "lower learning_rate, or look at these images")
+            wrong = ", ".join(name for name, loss in losses.items() if not bool(torch.isfinite(loss)))
+            fault = f"the loss is not finite ({wrong}) at {shown}"
+            raise FoveolaError(
+                f"epoch {epoch + 1}, step {step + 1}", fault, "lower learning_rate, or look at these images"
+            )
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(total)
         fabric.clip_gradients(model, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
@@ -205,7 +209,11 @@ def _train_epoch(
         state.average(plan.ema, epoch * batches + step)
         for name, loss in losses.items():
             totals[name] = totals.get(name, 0.0) + float(loss.detach())
-        report(epoch * len(data) + (step + 1) * size * fabric.world_size, plan.epochs * len(data), f"loss {float(total.detach()):.3f}")
+        report(
+            epoch * len(data) + (step + 1) * size * fabric.world_size,
+            plan.epochs * len(data),
+            f"loss {float(total.detach()):.3f}",
+        )
     return {name: value / batches for name, value in totals.items()}, rate
 
 
@@ -275,11 +283,18 @@ class _State:
         partial = folder.with_name(folder.name + ".new")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.objective.state_dict().items()}, partial / "objective.safetensors")
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in self.objective.state_dict().items()},
+            partial / "objective.safetensors",
+        )
         save_file({k: v.cpu().contiguous() for k, v in self.ema.items()}, partial / "ema.safetensors")
         save_file({k: v.contiguous() for k, v in self.best.items()}, partial / "best.safetensors")
         moments = self.optimizer.state_dict()["state"]
-        flat = {f"{i}/{key}": torch.as_tensor(x).detach().cpu().contiguous() for i, state in moments.items() for key, x in state.items()}
+        flat = {
+            f"{i}/{key}": torch.as_tensor(x).detach().cpu().contiguous()
+            for i, state in moments.items()
+            for key, x in state.items()
+        }
         save_file(flat, partial / "optimizer.safetensors")
         (partial / "progress.json").write_bytes(msgspec.json.encode(_Progress(self.history, self.best_score)))
         old = folder.with_name(folder.name + ".old")
@@ -302,7 +317,9 @@ class _State:
             for name, x in load_file(candidate / "optimizer.safetensors").items():
                 number, key = name.split("/")
                 state.setdefault(int(number), {})[key] = x
-            self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+            self.optimizer.load_state_dict(
+                {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+            )
             return
 
 

@@ -64,7 +64,9 @@ def mask_loss(task: Task, raw_BKhw: Tensor, target: Tensor) -> Tensor:
         label = torch.where(target == IGNORE, torch.zeros_like(target), target).long()
         entropy = masked_mean(functional.cross_entropy(raw, label, reduction="none"), known_B1HW[:, 0])
         one_hot = functional.one_hot(label, raw.shape[1]).permute(0, 3, 1, 2).to(raw.dtype)
-        return entropy + soft_dice_loss(raw.softmax(1)[:, 1:], one_hot[:, 1:], known_B1HW.expand(-1, raw.shape[1] - 1, -1, -1))
+        return entropy + soft_dice_loss(
+            raw.softmax(1)[:, 1:], one_hot[:, 1:], known_B1HW.expand(-1, raw.shape[1] - 1, -1, -1)
+        )
     known = target != IGNORE
     wanted = torch.where(known, target, torch.zeros_like(target)).to(raw.dtype)
     entropy = masked_mean(functional.binary_cross_entropy_with_logits(raw, wanted, reduction="none"), known)
@@ -110,7 +112,10 @@ def anchor_free_loss(boxes_B4hw: Tensor, scores_BThw: Tensor, targets: Sequence[
             if target.shape[1] > 5:  # a teacher's box counts by the teacher's confidence
                 quality = quality * matched[:, 5]
             wanted[positive, matched[:, 4].long()] = quality
-            box_loss = box_loss + (generalized_box_iou_loss(predicted[positive], matched[:, :4], reduction="none") * quality).sum()
+            box_loss = (
+                box_loss
+                + (generalized_box_iou_loss(predicted[positive], matched[:, :4], reduction="none") * quality).sum()
+            )
             weight += float(quality.sum())
         score_loss = score_loss + quality_focal_loss(scores_BThw[i].flatten(1).T.float(), wanted).sum()
     return (score_loss + 2.0 * box_loss) / max(weight, 1.0)

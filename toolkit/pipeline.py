@@ -26,6 +26,7 @@ from .plan import RECORD, PlannedStep, Record, in_step, input_names, list_files,
 from .progress import Progress, SilentProgress
 from .recipe import DATA, Recipe
 from .work import WRITING, Work, fsync_folder, write_atomic
+from .workers import leads, wait_for
 
 DISCARDED = ".discarded"  # suffix of a damaged step that is being deleted
 EXIT_CODES: dict[Verdict, ExitCode] = {
@@ -92,6 +93,8 @@ def run(recipe: Recipe, runs: Path, progress: Progress | None = None) -> Outcome
     """
     progress = progress or SilentProgress()
     folder = run_folder(runs, recipe)
+    if not leads():
+        return _follow(recipe, runs)
     try:
         with locked(folder):
             _sweep(folder)
@@ -100,6 +103,20 @@ def run(recipe: Recipe, runs: Path, progress: Progress | None = None) -> Outcome
     finally:
         progress.close()
     return Outcome(recipe=recipe.name, folder=folder, steps=tuple(steps), proofs=_proofs(steps))
+
+
+def _follow(recipe: Recipe, runs: Path) -> Outcome:
+    """Take part in the steps that are trained together, in a process that torchrun started beside the leader."""
+    plan = make_plan(recipe, runs)
+    for planned in plan:
+        for before in input_names(planned.step).values():
+            wait_for(next(other.folder for other in plan if other.step.name == before))
+        # The leader cannot finish such a step without us, so one that is there was there before.
+        if planned.step.stage.TOGETHER and not planned.folder.exists():
+            partial = partial_folder(planned.folder)
+            wait_for(partial)
+            planned.step.stage.run(_work(planned, partial, plan, recipe, SilentProgress()))
+    return Outcome(recipe=recipe.name, folder=run_folder(runs, recipe), steps=(), proofs=())
 
 
 @contextmanager
@@ -233,8 +250,7 @@ class _Guard:
         if _is_disk_full(error, self.partial.parent):
             used = sum(list_files(self.partial).values()) if self.partial.is_dir() else 0
             path = getattr(error, "filename", None) or self.partial
-            if not self.resumes:
-                shutil.rmtree(self.partial, ignore_errors=True)
+            self.clear()
             fault = f"the disk is full; {_size(used)} of this step were written"
             mend = "make room and start the same command again: finished steps are kept"
             raise in_step(self.step, FoveolaError(str(path), fault, mend)) from None
@@ -242,12 +258,21 @@ class _Guard:
             place = str(error.filename or self.partial)
             raise in_step(self.step, FoveolaError(place, f"{error.strerror}", "see who owns the folder")) from None
         if isinstance(error, FoveolaError):
+            self.clear()
             raise in_step(self.step, error) from error.__cause__
+
+    def clear(self) -> None:
+        """Leave nothing half-written, unless the next attempt goes on from it."""
+        if not self.resumes:
+            shutil.rmtree(self.partial, ignore_errors=True)
 
 
 def _is_disk_full(error: BaseException, folder: Path) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
+    cause: BaseException | None = error
+    while cause is not None:  # also where a refusal was made of it
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, FoveolaError | KeyboardInterrupt):
         return False
     # safetensors, torch and protobuf tell it in words; numpy's OSError has neither number nor words.

@@ -1,8 +1,8 @@
-"""The proof of one bundle: every engine's artefact against the teacher, on images that nobody trained or calibrated on."""
+"""The proof of one bundle: every engine's artefact against the teacher, on images that nothing was fitted to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +21,19 @@ from .collect import box_rows, bundle_predictions, cases_of, collect, references
 from .data.arrays import prepare_arrays
 from .data.dataset import Dataset, load_mask
 from .models.network import Teacher
+from .parity.cases import Answers
 from .parity.evidence import Evidence, Flip, encode_evidence
 from .parity.prove import prove
 from .pictures import flip_picture
 from .report import Picture, flips_to_draw, render_report
-from .ship import CORE
-from .teachers.external import load_teacher
-from .train import read_locked
 
 Progress = Callable[[int, int, str], None]
 
 
 def prove_bundle(
-    bundle_folder: Path,
-    teacher_folder: Path,
+    core: Path,
+    teacher: Teacher,
+    locked: Mapping[str, tuple[float, ...]],
     dataset: Dataset,
     *,
     split: str,
@@ -49,8 +48,9 @@ def prove_bundle(
     """Write `parity.json` and `report.html`.
 
     Args:
-        bundle_folder: of the core.
-        teacher_folder: of the teacher.
+        core: the bundle, as `make_core` wrote it.
+        teacher: in evaluation mode.
+        locked: the teacher's own thresholds by task (`lock_teacher`).
         dataset: holds the images of the proof.
         split: which they are.
         resamples: of the patient bootstrap.
@@ -64,8 +64,7 @@ def prove_bundle(
     Raises:
         FoveolaError: no images, or one of them was trained or calibrated on.
     """
-    bundle = read_unverified(bundle_folder / CORE)
-    teacher, locked = load_teacher(teacher_folder), read_locked(teacher_folder)
+    bundle = read_unverified(core)
     cases = proof_set(dataset, split)
     names = {task.name for task in teacher.tasks}
     tasks = tuple(task for task in cases.tasks if task.name in names)
@@ -75,11 +74,16 @@ def prove_bundle(
     def say(number: int, who: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(number * total + done, rounds * total, f"{who} answers {done}/{total}")
 
-    teacher_side = collect(tasks, cases, _teacher_side(teacher, tasks, cases, locked, cache, say(0, "the teacher")), locked)
+    teacher_side = collect(
+        tasks, cases, _teacher_side(teacher, tasks, cases, locked, cache, say(0, "the teacher")), locked
+    )
     thresholds = {output.task.name: output.thresholds for output in bundle.manifest.outputs}
-    students = {
+    students: dict[str, Answers] = {
         engine: collect(
-            tasks, cases, bundle_predictions(Predictor(bundle, engine), cases, say(number, f"the bundle on {engine}")), thresholds
+            tasks,
+            cases,
+            bundle_predictions(Predictor(bundle, engine), cases, say(number, f"the bundle on {engine}")),
+            thresholds,
         )
         for number, engine in enumerate(engines, 1)
     }
@@ -116,7 +120,9 @@ def proof_set(dataset: Dataset, split: str) -> Dataset:
     others = {sample.sha256 for sample in dataset.samples if sample.split != split}
     shared = [sample.key for sample in cases.samples if sample.sha256 in others]
     if shared:
-        raise FoveolaError(place, f"{len(shared)} image(s) are in another split too, first {shared[0]}", "keep splits apart")
+        raise FoveolaError(
+            place, f"{len(shared)} image(s) are in another split too, first {shared[0]}", "keep splits apart"
+        )
     return cases
 
 
@@ -124,8 +130,8 @@ def _teacher_side(
     teacher: Teacher,
     tasks: Sequence[Task],
     cases: Dataset,
-    locked: dict[str, tuple[float, ...]],
-    cache: Path,
+    locked: Mapping[str, tuple[float, ...]],
+    cache: Path | None,
     progress: Callable[[int, int], None],
 ) -> Iterator[Prediction]:
     arrays = prepare_arrays(cases, teacher.input, cache=cache)
@@ -137,7 +143,12 @@ def _teacher_side(
 
 
 def draw_flips(
-    evidence: Evidence, count: int, bundle: Bundle, teacher: Teacher, locked: dict[str, tuple[float, ...]], cases: Dataset
+    evidence: Evidence,
+    count: int,
+    bundle: Bundle,
+    teacher: Teacher,
+    locked: Mapping[str, tuple[float, ...]],
+    cases: Dataset,
 ) -> list[Picture]:
     """The worst flips as pictures, teacher and student side by side; a case at most once."""
     chosen = flips_to_draw(evidence.flips, count)
@@ -146,7 +157,7 @@ def draw_flips(
         return []
     some = cases.take([place[flip.case] for flip in chosen])
     tasks = tuple(task for task in cases.tasks if task.name in {one.name for one in teacher.tasks})
-    taught = list(_teacher_side(teacher, tasks, some, locked, Path(), lambda done, total: None))
+    taught = list(_teacher_side(teacher, tasks, some, locked, None, lambda done, total: None))
     predictors: dict[str, Predictor] = {}
     pictures = []
     for i, (flip, before) in enumerate(zip(chosen, taught, strict=True)):
@@ -180,7 +191,9 @@ def _draw(flip: Flip, task: Task, some: Dataset, index: int, teacher: Prediction
 
 
 def _mask(prediction: Prediction, task: Task, label: int) -> NDArray[np.bool_]:
-    return next(mask.pixels for mask in prediction.masks if mask.task == task.name and mask.label == task.classes[label])
+    return next(
+        mask.pixels for mask in prediction.masks if mask.task == task.name and mask.label == task.classes[label]
+    )
 
 
 def _positive(task: Task, prediction: Prediction) -> NDArray[np.float64]:

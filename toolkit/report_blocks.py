@@ -208,7 +208,7 @@ def _judged(endpoints: Sequence[Endpoint], task: Task | None) -> Endpoint | None
 
 
 def _strata(groups: Sequence[Subgroup], judged: Endpoint | None) -> tuple[Stratum, ...]:
-    if judged is None:
+    if judged is None or judged.margin <= 0:
         return ()
     count = wording.digits(judged)
     scale = figures.scale_of([g.difference / judged.margin for g in groups if g.difference is not None], ())

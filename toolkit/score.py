@@ -7,6 +7,7 @@ Scores are for training only: 0 is chance (or nothing found), 1 is perfect. What
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,9 @@ from .answers import RawAnswers
 from .data.arrays import Arrays
 from .fit import Scores
 from .losses import IGNORE
+from .parity.class_endpoints import quadratic_kappa
 from .parity.delong import auc
 from .parity.detection import average_precision, match_class
-
 
 Scale = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]  # task -> mean and standard deviation of its measures
 
@@ -45,7 +46,7 @@ def score_answers(tasks: Sequence[Task], answers: RawAnswers, arrays: Arrays, sc
     return Scores(float(np.mean(list(by_task.values()))) if by_task else 0.0, by_task)
 
 
-def _class_score(task: Task, probability_NC: NDArray[np.float64], target: NDArray[np.float32]) -> float | None:
+def _class_score(task: Task, probability_NC: NDArray[Any], target: NDArray[np.float32]) -> float | None:
     """Twice the AUC less one (binary, multilabel mean), accuracy, or quadratic kappa."""
     if task.kind in ("binary", "multilabel"):
         areas = []
@@ -60,7 +61,8 @@ def _class_score(task: Task, probability_NC: NDArray[np.float64], target: NDArra
         return None
     truth, chosen = target[known, 0].astype(int), probability_NC[known].argmax(1)
     if task.kind == "ordinal":
-        return quadratic_kappa(truth, chosen, len(task.classes))
+        kappa = quadratic_kappa(truth.astype(np.float64), chosen.astype(np.float64))
+        return 0.0 if np.isnan(kappa) else kappa  # one grade only on both sides
     return float((truth == chosen).mean())
 
 
@@ -83,7 +85,12 @@ def _dice_score(task: Task, raw_NKhw: NDArray[np.float32], target: NDArray[np.ui
         height, width = wanted.shape[-2:]
         if bool((wanted == IGNORE).all()):
             continue
-        logits = np.stack([np.asarray(Image.fromarray(one).resize((width, height), Image.Resampling.BILINEAR)) for one in raw.astype(np.float32)])
+        logits = np.stack(
+            [
+                np.asarray(Image.fromarray(one).resize((width, height), Image.Resampling.BILINEAR))
+                for one in raw.astype(np.float32)
+            ]
+        )
         chosen = logits.argmax(0) if task.exclusive else logits > 0
         for label in range(len(task.classes)):
             truth = wanted == label + 1 if task.exclusive else wanted[label] == 1
@@ -95,7 +102,9 @@ def _dice_score(task: Task, raw_NKhw: NDArray[np.float32], target: NDArray[np.ui
     return float(np.mean(scores)) if scores else None
 
 
-def _detection_score(task: Task, found: list[NDArray[np.float32]], target: Sequence[NDArray[np.float32] | None]) -> float | None:
+def _detection_score(
+    task: Task, found: list[NDArray[np.float32]], target: Sequence[NDArray[np.float32] | None]
+) -> float | None:
     """Mean average precision at IoU 0.5 over the classes that occur."""
     places = [i for i, one in enumerate(target) if one is not None]
     truths = [np.asarray(target[i], np.float64) for i in places]
@@ -105,21 +114,12 @@ def _detection_score(task: Task, found: list[NDArray[np.float32]], target: Seque
     return float(np.mean(areas)) if areas else None
 
 
-def quadratic_kappa(truth: NDArray[np.int_], chosen: NDArray[np.int_], grades: int) -> float:
-    """Cohen's kappa with quadratic weights (Cohen 1968); 0 where both sides are one constant grade."""
-    seen = np.zeros((grades, grades))
-    np.add.at(seen, (truth, chosen), 1.0)
-    weight = (np.arange(grades)[:, None] - np.arange(grades)[None]) ** 2
-    by_chance = float((weight * np.outer(seen.sum(1), seen.sum(0))).sum()) / len(truth)
-    return 1 - float((weight * seen).sum()) / by_chance if by_chance > 0 else 0.0
-
-
 def lock_threshold(rule: str, positive: NDArray[np.bool_], probability: NDArray[np.float64]) -> float:
     """The probability at and above which the answer is yes, by a rule, on validation data.
 
     Args:
-        rule: `youden` (largest sensitivity + specificity), `fixed:P`, `sensitivity:S` (highest threshold that reaches S)
-            or `specificity:S` (lowest that reaches S).
+        rule: `youden` (largest sensitivity + specificity), `fixed:P`, `sensitivity:S` (highest threshold that reaches
+            S) or `specificity:S` (lowest that reaches S).
         positive: reference standard.
         probability: answers; of the same length.
 
@@ -131,7 +131,9 @@ def lock_threshold(rule: str, positive: NDArray[np.bool_], probability: NDArray[
     if name == "fixed":
         return _share(rule, value)
     if name not in ("youden", "sensitivity", "specificity"):
-        raise UsageError(f"operating point {rule!r}", "unknown rule", "use youden, fixed:P, sensitivity:S or specificity:S")
+        raise UsageError(
+            f"operating point {rule!r}", "unknown rule", "use youden, fixed:P, sensitivity:S or specificity:S"
+        )
     if positive.all() or not positive.any():
         return 0.5
     levels = np.unique(probability)
@@ -166,7 +168,9 @@ def lock_thresholds(tasks: Sequence[Task], answers: RawAnswers, arrays: Arrays) 
             found = []
             for column in range(target.shape[1]):
                 known = ~np.isnan(target[:, column])
-                found.append(lock_threshold(task.operating_point, target[known, column] > 0.5, probability[known, column]))
+                found.append(
+                    lock_threshold(task.operating_point, target[known, column] > 0.5, probability[known, column])
+                )
             locked[task.name] = tuple(found)
         elif task.kind == "segmentation" and not task.exclusive:
             locked[task.name] = (0.5,) * len(task.classes)

@@ -41,7 +41,7 @@ from ..runtime.manifest import (
 from ..runtime.predict import Predictor
 from ..runtime.selftest import GOLDEN, make_golden
 from ..runtime.task import Task
-from .answers import RawAnswers, answer_images
+from .answers import RawAnswers
 from .compress.lessons import read_taught
 from .compress.quantise import CALIBRATION, INT8_GRAPH, graph_outputs
 from .data.arrays import Arrays, prepare_arrays
@@ -101,7 +101,9 @@ def make_core(
     val = prepare_arrays(dataset.subset("val"), network.input, cache=cache)
     if len(val) == 0:
         raise FoveolaError(str(dataset.root), "no case in split 'val'", "thresholds are locked there; add some")
-    answers = session_answers(sessions[engines[0]], network.tasks, val.images, network.input.height, network.input.width)
+    answers = session_answers(
+        sessions[engines[0]], network.tasks, val.images, network.input.height, network.input.width
+    )
     outputs = task_outputs(network, lock_thresholds(network.tasks, answers, val))
 
     progress(2, 4, "comparing every artefact with torch")
@@ -188,7 +190,9 @@ def shipped_task(task: Task) -> Task:
     return msgspec.structs.replace(task, columns=(), ignore_column="", weight=1.0, margins={})
 
 
-def session_answers(session: Session, tasks: Sequence[Task], images: NDArray[np.float32], height: int, width: int) -> RawAnswers:
+def session_answers(
+    session: Session, tasks: Sequence[Task], images: NDArray[np.float32], height: int, width: int
+) -> RawAnswers:
     """An artefact's raw answers to prepared images (N, C, H, W), one at a time as on the device."""
     raw: dict[str, list[NDArray[np.float32]]] = {task.name: [] for task in tasks if task.kind != "detection"}
     boxes: dict[str, list[NDArray[np.float32]]] = {task.name: [] for task in tasks if task.kind == "detection"}
@@ -256,7 +260,9 @@ def sign_core(
     evidence = decode_evidence((proof / "parity.json").read_bytes())
     core = read_unverified(bundle / CORE).core_digest
     if evidence.bundle_digest != core:
-        raise FoveolaError(str(proof), f"is the proof of bundle {evidence.bundle_digest[:12]}, not of {core[:12]}", "prove this one")
+        raise FoveolaError(
+            str(proof), f"is the proof of bundle {evidence.bundle_digest[:12]}, not of {core[:12]}", "prove this one"
+        )
     if require == "pass" and evidence.verdict != "pass":
         mend = "require: any signs it all the same, with its verdict inside"
         raise FoveolaError(name, f"is not signed, since its proof says {evidence.verdict}", mend)

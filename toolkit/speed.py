@@ -50,7 +50,15 @@ def measure_bundle(
     progress(0, total, "timing the teacher")
     teacher = load_teacher(teacher_folder)
     base = time_teacher(teacher, data, max(5, repeats // 5))
-    speeds = [_speed("teacher, torch eager, network alone", "torch", (teacher_folder / "model.safetensors").stat().st_size, base, base)]
+    speeds = [
+        _speed(
+            "teacher, torch eager, network alone",
+            "torch",
+            (teacher_folder / "model.safetensors").stat().st_size,
+            base,
+            base,
+        )
+    ]
     for number, options in enumerate(bundle.manifest.engines):
         engine = engine_of(options)
         progress(1 + 2 * number, total, f"timing the bundle on {engine}")
@@ -88,11 +96,15 @@ def time_teacher(teacher: Teacher, data: bytes, runs: int) -> Latency:
 
 
 def machine() -> str:
-    """This machine in one line: processor and number of threads."""
+    """Name the machine in one line: processor and number of threads."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if line.startswith("model name")]
+        lines = [
+            line
+            for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.startswith("model name")
+        ]
         if lines:
             model = lines[0].split(":", 1)[1].strip()
     return f"{model}, {torch.get_num_threads()} threads, {platform.system()}"

@@ -42,6 +42,7 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ACCEPTS: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # input field -> stages it may name; absent: any
     USES: ClassVar[frozenset[Use]] = frozenset()  # parts of the recipe that change the result
     PATHS: ClassVar[tuple[str, ...]] = ()  # fields that are paths; relative ones start at the recipe's folder
+    TOGETHER: ClassVar[bool] = False  # True: all processes that torchrun started take part (`workers.py`)
     RESUMES: ClassVar[bool] = False  # True: `run` finds what an interrupted `run` left in `work.folder`
 
     def run(self, work: Work) -> None:

@@ -17,6 +17,7 @@ from .data.samples import Columns
 from .knobs import Augment, Plan, Shape
 from .stage import DataStage, Stage
 from .work import Work
+from .workers import leads
 
 if TYPE_CHECKING:
     from .data.dataset import Dataset
@@ -52,7 +53,14 @@ class Phantom(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         from .data.phantom_fundus import make_fundus
 
         make = make_chest if self.anatomy == "chest" else make_fundus
-        make(work.folder, patients=self.patients, seed=work.seed, size=self.size, shares=self.shares, progress=work.progress)
+        make(
+            work.folder,
+            patients=self.patients,
+            seed=work.seed,
+            size=self.size,
+            shares=self.shares,
+            progress=work.progress,
+        )
 
     def dataset(self, work: Work) -> Dataset:
         """The finished phantoms."""
@@ -80,10 +88,20 @@ class Manifest(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True)
     calibration: Share = 0.0
 
     def run(self, work: Work) -> None:
-        """Check the whole data set; refuse it with all its faults."""
-        from .data.check import check_dataset, refuse_faults
+        """Check the whole data set, pictures and all; refuse it with its faults, and leave `survey.json`."""
+        from .data.check import survey_dataset
+        from .data.faults import Faults
+        from .train import write_json
 
-        refuse_faults(check_dataset(Path(self.root), work.tasks, manifest=self.manifest, columns=self.columns), Path(self.root))
+        survey = survey_dataset(
+            Path(self.root), work.tasks, manifest=self.manifest, columns=self.columns, progress=work.progress
+        )
+        for fault in survey.warnings:
+            work.log(f"warning: {fault}")
+        faults = Faults()
+        faults.found.extend(survey.faults)
+        faults.refuse(str(Path(self.root) / self.manifest))
+        write_json(work.folder / "survey.json", survey)
 
     def dataset(self, work: Work) -> Dataset:
         """The data set as it lies there."""
@@ -132,6 +150,7 @@ class FitStage(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     USES = frozenset({"tasks"})
     PATHS = ("weights",)
     RESUMES = True
+    TOGETHER = True
 
     backbone: str
     input: InputSpec
@@ -276,7 +295,8 @@ class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             report=work.progress,
             weights=self.start(),
         )
-        write_taught(work.folder, work.digests["teacher"])
+        if leads():
+            write_taught(work.folder, work.digests["teacher"])
 
 
 # --- artefacts ---
@@ -388,10 +408,14 @@ class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def run(self, work: Work) -> None:
         """Write `parity.json` and `report.html`."""
         from .proof import prove_bundle
+        from .ship import CORE
+        from .teachers.external import load_teacher
+        from .train import read_locked
 
         prove_bundle(
-            work.inputs["bundle"],
-            work.inputs["against"],
+            work.inputs["bundle"] / CORE,
+            load_teacher(work.inputs["against"]),
+            read_locked(work.inputs["against"]),
             dataset_of(work),
             split=self.split,
             resamples=self.resamples,

@@ -25,6 +25,7 @@ from .fit import Epoch, Objective, Report, Scores, Supervised, fit, forget
 from .knobs import Plan, Shape
 from .models.network import Architecture, Network, Teacher, save_network
 from .score import lock_thresholds, score_answers
+from .workers import leads
 
 HISTORY, LOCKED = "history.json", "locked.json"
 
@@ -119,6 +120,16 @@ def teacher_answers(
     return answer_images(teacher, arrays.images, hint=hint, device=device, progress=progress)
 
 
+def lock_teacher(teacher: Teacher, dataset: Dataset, *, cache: Path | None = None) -> dict[str, tuple[float, ...]]:
+    """A teacher's decision thresholds by task, locked on the validation split by each task's operating point."""
+    val = dataset.subset("val")
+    return lock_thresholds(
+        teacher.tasks,
+        teacher_answers(teacher, val, cache=cache, hint=False),
+        prepare_arrays(val, teacher.input, cache=cache),
+    )
+
+
 def start_backbone(network: Network, path: Path) -> None:
     """Load a backbone's checkpoint: timm's names, a classifier's last layer ignored, RGB kernels summed for grey input.
 
@@ -133,13 +144,21 @@ def start_backbone(network: Network, path: Path) -> None:
     fitting = {}
     for name, x in own.items():
         found = given.get(name, given.get(f"backbone.{name}"))
-        if found is not None and found.shape != x.shape and found.dim() == 4 and x.shape[1] == 1 and found.shape[1] == 3:
+        if (
+            found is not None
+            and found.shape != x.shape
+            and found.dim() == 4
+            and x.shape[1] == 1
+            and found.shape[1] == 3
+        ):
             found = found.sum(1, keepdim=True)
         if found is not None and found.shape == x.shape:
             fitting[name] = found
     if len(fitting) < 0.9 * len(own):
         missing = sorted(own.keys() - fitting.keys())[:3]
-        fault = f"only {len(fitting)} of {len(own)} tensors fit {network.architecture.backbone} (not {', '.join(missing)})"
+        fault = (
+            f"only {len(fitting)} of {len(own)} tensors fit {network.architecture.backbone} (not {', '.join(missing)})"
+        )
         raise FoveolaError(str(path), fault, "use a checkpoint of the same timm architecture")
     network.backbone.load_state_dict(own | fitting)
 
@@ -205,10 +224,11 @@ def _train(
     names = [sample.key for sample in arrays.samples]
     history = fit(objective, data, validate, plan, seed=seed, folder=folder, report=report, names=names)
     network.cpu()
+    if not leads():
+        return network
     save_network(network, folder)
-    locked = lock_thresholds(tasks, _answers(network, val_arrays), val_arrays)
     write_json(folder / HISTORY, history)
-    write_json(folder / LOCKED, locked)
+    write_json(folder / LOCKED, lock_teacher(network.eval(), dataset, cache=cache))
     forget(folder)
     return network
 

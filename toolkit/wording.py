@@ -59,7 +59,7 @@ def metric_name(metric: str, kind: Kind | None, label: str = "") -> str:
 
 def digits(endpoint: Endpoint) -> int:
     """Decimals for an endpoint's numbers: three, or three figures of the margin where the metric has a unit."""
-    if endpoint.metric != "mae":
+    if endpoint.metric != "mae" or endpoint.margin <= 0:  # the default margin of a constant reference is 0
         return 3
     return min(max(2 - math.floor(math.log10(endpoint.margin)), 1), MOST_DIGITS)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from foveola.export.signing import make_keys, sign_members
 from foveola.runtime.bundle import bundle_bytes
 from foveola.runtime.manifest import (

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
 from foveola.runtime.bundle import LIMITS, MEMBERS, bundle_bytes, open_bundle, read_bundle
 from foveola.runtime.container import Limits, read_members
 from foveola.runtime.errors import ExitCode, FoveolaError, NotVouchedError

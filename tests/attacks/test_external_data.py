@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import onnx
 import pytest
+from onnx import TensorProto, helper
+
 from foveola.runtime.bundle import bundle_bytes, read_bundle
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.external_data import MAX_DEPTH, MAX_FIELDS, holds_external_data
-from onnx import TensorProto, helper
 
 
 def tensor(name: str = "w", *, external: bool) -> onnx.TensorProto:

@@ -6,12 +6,13 @@ import io
 import tracemalloc
 from collections.abc import Callable
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from foveola.runtime.bundle import read_bundle
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.external_data import holds_external_data
 from foveola.runtime.signature import SIGNATURE, verify_members
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 Change = tuple[str, int, int, bytes]
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
 from foveola.export.signing import make_keys, sign_members
 from foveola.runtime import bundle as bundle_module
 from foveola.runtime.bundle import bundle_bytes, open_bundle

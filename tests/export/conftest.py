@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from foveola.export.onnx_graph import export_onnx
 from foveola.export.quantize import Quantized, quantize_onnx
 from foveola.runtime.manifest import InputSpec
+from foveola.runtime.offline import forbid_telemetry
+
+forbid_telemetry()
 
 SPEC = InputSpec(height=96, width=64, channels=1)
 TENSORS = ("findings", "age", "lungs", "spots.boxes", "spots.scores")
@@ -50,7 +53,9 @@ def network() -> Any:
     class Student(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.backbone = timm.create_model("mobilenetv4_conv_small", features_only=True, in_chans=1, out_indices=(2, 3, 4))
+            self.backbone: Any = timm.create_model(
+                "mobilenetv4_conv_small", features_only=True, in_chans=1, out_indices=(2, 3, 4)
+            )
             self.lateral = nn.ModuleList(nn.Conv2d(c, 32, 1) for c in self.backbone.feature_info.channels())
             self.smooth = nn.ModuleList([separable(32), separable(32)])
             self.mask, self.spots = separable(32), separable(32)
@@ -102,14 +107,16 @@ def signed_graph(float_graph: Path) -> tuple[Path, Quantized]:
 
 @pytest.fixture
 def run() -> Any:
-    def run_onnx(path: Path, image: NDArray[np.float32], level: str = "ORT_ENABLE_ALL") -> dict[str, NDArray[np.float32]]:
+    def run_onnx(
+        path: Path, image: NDArray[np.float32], level: str = "ORT_ENABLE_ALL"
+    ) -> dict[str, NDArray[np.float32]]:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session: Any = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, {"image": image}), strict=True))
 

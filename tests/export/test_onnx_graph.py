@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -21,48 +22,6 @@ from foveola.runtime.manifest import InputSpec
 SPEC = InputSpec(height=96, width=64, channels=1)
 TENSORS = ("findings", "age", "lungs", "spots.boxes", "spots.scores")
 TINY = InputSpec(height=16, width=16, channels=3)
-
-# The whole road in a process of its own: float graph, int8 graph, both engines' files; prints their digests.
-ROAD = """
-import hashlib, socket, sys
-from pathlib import Path
-
-def refuse(*args, **kwargs):
-    raise RuntimeError("a socket was opened")
-
-socket.socket.connect = refuse
-import numpy as np
-import torch
-from torch import nn
-from foveola.export.nncf_int8 import nncf_int8
-from foveola.export.onnx_graph import export_onnx
-from foveola.export.openvino_ir import write_ir
-from foveola.export.quantize import quantize_onnx
-from foveola.runtime.manifest import InputSpec
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
-        self.body = nn.Conv2d(8, 8, 3, padding=1)
-        self.head = nn.Linear(8, 2)
-    def forward(self, x):
-        x = self.stem((x - 0.5) / 0.25)
-        x = torch.relu(x + self.body(x))
-        return {"finding": self.head(x.mean((2, 3)))}
-
-torch.manual_seed(1)
-folder = Path(sys.argv[1])
-spec = InputSpec(height=16, width=16, channels=3)
-export_onnx(Net().eval(), spec, ["finding"], folder / "float.onnx", opset=20)
-random = np.random.default_rng(2)
-images = [random.random((1, 3, 16, 16), dtype=np.float32) for _ in range(4)]
-quantize_onnx(folder / "float.onnx", folder / "int8.onnx", images, min_images=4)
-write_ir(folder / "int8.onnx", folder / "int8.xml")
-nncf_int8(folder / "float.onnx", folder / "nncf.xml", images)
-for path in sorted(folder.iterdir()):
-    print(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
-"""
 
 
 def test_the_graph_answers_as_torch_does(network: Any, float_graph: Path, run: Any) -> None:
@@ -90,32 +49,40 @@ def test_the_graph_is_one_file_with_one_static_input(float_graph: Path) -> None:
     assert not [node.op_type for node in model.graph.node if node.op_type == "BatchNormalization"]
 
 
-def test_two_fresh_processes_write_equal_bytes_without_a_trace_of_the_machine(tmp_path: Path) -> None:
-    running = []
-    for seed, place in (("1", tmp_path / "one"), ("2", tmp_path / "another" / "place")):
-        place.mkdir(parents=True)
-        home = tmp_path / f"home{seed}"
-        home.mkdir()
-        environment = os.environ | {"PYTHONHASHSEED": seed, "HOME": str(home), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", ROAD, str(place)]
-        running.append(subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, cwd=place, env=environment))
+def test_a_fresh_process_writes_the_same_bytes_as_this_one_without_a_trace_of_the_machine(tmp_path: Path) -> None:
+    road = Path(__file__).with_name("road.py")
+    here, there, home = tmp_path / "one", tmp_path / "another" / "place", tmp_path / "home"
+    for folder in (here, there, home):
+        folder.mkdir(parents=True)
+    environment = os.environ | {"PYTHONHASHSEED": "7", "HOME": str(home), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(road), str(there)]
 
-    said = []
-    for process in running:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        said.append(out)
+    fresh = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, cwd=there, env=environment)
+    runpy.run_path(str(road))["make"](here)
+    said, complained = fresh.communicate(timeout=300)
 
-    assert not list(tmp_path.glob("home*/intel")), "usage statistics were set up"
-    assert said[0] == said[1]
-    names = [line.split()[0] for line in said[0].splitlines()]
-    assert names == ["float.onnx", "int8.bin", "int8.onnx", "int8.xml", "nncf.bin", "nncf.xml"]
-    traces = [str(Path(foveola.__file__).parent), str(tmp_path), sys.prefix, "site-packages", "File \"", str(Path.home())]
-    for path in (tmp_path / "one").iterdir():
-        assert not [trace for trace in traces if trace.encode() in path.read_bytes()], path.name
+    assert fresh.returncode == 0, complained
+    assert said == ""
+    assert list(home.iterdir()) == [], "usage statistics were set up"
+    files = sorted(path.name for path in here.iterdir())
+    assert files == ["float.onnx", "int8.bin", "int8.onnx", "int8.xml", "nncf.bin", "nncf.xml"]
+    traces = [
+        str(Path(foveola.__file__).parent),
+        str(tmp_path),
+        sys.prefix,
+        "site-packages",
+        'File "',
+        str(Path.home()),
+    ]
+    for name in files:
+        data = (here / name).read_bytes()
+        assert data == (there / name).read_bytes(), name
+        assert not [trace for trace in traces if trace.encode() in data], name
 
 
-def test_exporting_leaves_the_network_as_it_was_and_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_exporting_leaves_the_network_as_it_was_and_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from torch import nn
 
     class Net(nn.Module):
@@ -175,7 +142,9 @@ def test_a_teacher_with_a_dilated_backbone_and_a_deeplab_head_is_exported(tmp_pa
     class Teacher(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.backbone = timm.create_model("resnet18", features_only=True, in_chans=1, output_stride=16, out_indices=(4,))
+            self.backbone = timm.create_model(
+                "resnet18", features_only=True, in_chans=1, output_stride=16, out_indices=(4,)
+            )
             self.lungs, self.findings = DeepLabHead(512, 3), nn.Linear(512, 5)
 
         def forward(self, x: Any) -> Any:
@@ -185,7 +154,9 @@ def test_a_teacher_with_a_dilated_backbone_and_a_deeplab_head_is_exported(tmp_pa
     teacher = Teacher().eval()
     image = torch.rand(1, 1, 64, 64)
 
-    export_onnx(teacher, InputSpec(height=64, width=64, channels=1), ["findings", "lungs"], tmp_path / "t.onnx", opset=20)
+    export_onnx(
+        teacher, InputSpec(height=64, width=64, channels=1), ["findings", "lungs"], tmp_path / "t.onnx", opset=20
+    )
 
     answer = run(tmp_path / "t.onnx", image.numpy())
     with torch.no_grad():

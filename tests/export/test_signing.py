@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
 from foveola.export.signing import make_keys, sign_bundle, sign_members
 from foveola.runtime.bundle import open_bundle, read_unverified, write_bundle
 from foveola.runtime.errors import FoveolaError

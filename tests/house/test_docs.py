@@ -13,12 +13,14 @@ import pytest
 import foveola.runtime
 import foveola.toolkit.parity
 from foveola.devices.profile import load_profile, profile_ids
-from foveola.toolkit.cli import main
+from foveola.toolkit.cli_commands import foveola as main
 from foveola.toolkit.recipe import read_recipe, shipped_recipes
 from foveola.toolkit.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))])
+DOCS = "\n".join(
+    path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+)
 
 
 def commands(group: click.Command, name: str = "foveola") -> list[tuple[str, click.Command]]:
@@ -32,7 +34,9 @@ def commands(group: click.Command, name: str = "foveola") -> list[tuple[str, cli
     return found
 
 
-@pytest.mark.parametrize(("name", "command"), commands(main)[1:], ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "command"), commands(main)[1:], ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_every_command_is_documented_and_teaches(name: str, command: click.Command) -> None:
     assert command.help, f"{name} has no help"
     assert name in DOCS, f"{name} stands in no document"
@@ -59,7 +63,12 @@ def test_every_stage_is_documented(stage: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [f"{package.__name__}.{info.name}" for package in (foveola.runtime, foveola.toolkit.parity) for info in pkgutil.iter_modules(package.__path__) if info.name != "__main__"],
+    [
+        f"{package.__name__}.{info.name}"
+        for package in (foveola.runtime, foveola.toolkit.parity)
+        for info in pkgutil.iter_modules(package.__path__)
+        if info.name != "__main__"
+    ],
 )
 def test_examples_in_docstrings_run(module: str) -> None:
     assert doctest.testmod(importlib.import_module(module)).failed == 0

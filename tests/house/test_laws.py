@@ -25,7 +25,7 @@ def sources(folder: str) -> list[Path]:
 def imports(path: Path) -> Iterator[tuple[str, ...]]:
     """Every import of a file as its parts, relative ones resolved to ('foveola', folder, ...)."""
     own = ("foveola", *path.relative_to(ROOT).with_suffix("").parts)
-    package = own[:-1] if path.name != "__init__.py" else own[:-1]
+    package = own[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -75,7 +75,9 @@ def test_imports_inside_the_house_are_relative() -> None:
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize("module", ["foveola.runtime", "foveola.runtime.predict", "foveola.runtime.__main__", "foveola.toolkit.parity.prove"])
+@pytest.mark.parametrize(
+    "module", ["foveola.runtime", "foveola.runtime.predict", "foveola.runtime.__main__", "foveola.toolkit.parity.prove"]
+)
 def test_a_light_module_loads_nothing_heavy(module: str) -> None:
     heavy = [name for name in HEAVY if not (name == "scipy" and "parity" in module)]
     code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
@@ -86,7 +88,9 @@ def test_a_light_module_loads_nothing_heavy(module: str) -> None:
 
 
 def test_no_file_reads_or_writes_a_pickle() -> None:
-    words = re.compile(r"\b(pickle|cPickle|cloudpickle|dill|joblib|shelve|torch\.load|torch\.save|allow_pickle=True|read_pickle)\b")
+    words = re.compile(
+        r"\b(pickle|cPickle|cloudpickle|dill|joblib|shelve|torch\.load|torch\.save|allow_pickle=True|read_pickle)\b"
+    )
 
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
@@ -122,12 +126,24 @@ def test_nothing_committed_names_a_registry_host_or_a_path_of_a_machine() -> Non
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
-    host = re.compile("|".join(("pypi" + r"\.org", "python" + "hosted", "registry" + r"\.npmjs", r"deb\." + "debian", "/wo" + "rk/", "/ro" + "ot/")))
+    host = re.compile(
+        "|".join(
+            (
+                "pypi" + r"\.org",
+                "python" + "hosted",
+                "registry" + r"\.npmjs",
+                r"deb\." + "debian",
+                "/wo" + "rk/",
+                "/ro" + "ot/",
+            )
+        )
+    )
 
     found = [
         f"{name}: {match.group()}"
         for name in listed.stdout.splitlines()
-        if (ROOT / name).is_file() and (match := host.search((ROOT / name).read_text(encoding="utf-8", errors="ignore")))
+        if (ROOT / name).is_file()
+        and (match := host.search((ROOT / name).read_text(encoding="utf-8", errors="ignore")))
     ]
 
     assert not found, found

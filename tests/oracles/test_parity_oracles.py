@@ -8,12 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foveola.toolkit.parity.bootstrap import replicate_sums
-from foveola.toolkit.parity.class_endpoints import quadratic_kappa
-from foveola.toolkit.parity.curves import calibration, roc
-from foveola.toolkit.parity.delong import auc, compare_auc
-from foveola.toolkit.parity.detection import average_precision, match_class
-from foveola.toolkit.parity.proportion import tango_interval
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -21,9 +15,18 @@ from scipy.stats import bootstrap
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import cohen_kappa_score, roc_auc_score, roc_curve
 
-# 43 patients with ovarian cancer and bowel obstruction: albumin, total protein, K-G score, whether surgery did NOT help
-# the patient (0). From DeLong, DeLong and Clarke-Pearson, Biometrics 1988, as printed in the SAS/STAT User's Guide, PROC
-# LOGISTIC, example "Comparing Receiver Operating Characteristic Curves"; there 10 - K-G is used, and popind 0 is the event.
+from foveola.toolkit.parity.bootstrap import replicate_sums
+from foveola.toolkit.parity.class_endpoints import quadratic_kappa
+from foveola.toolkit.parity.curves import calibration, roc
+from foveola.toolkit.parity.delong import auc, compare_auc
+from foveola.toolkit.parity.detection import average_precision, match_class
+from foveola.toolkit.parity.proportion import tango_interval
+
+Array = NDArray[np.float64]
+
+# 43 patients with ovarian cancer and bowel obstruction: albumin, total protein, K-G score, outcome (0 or 1). From
+# DeLong, DeLong and Clarke-Pearson, Biometrics 1988, as printed with the results below in the SAS/STAT User's Guide,
+# PROC LOGISTIC, example "Comparing Receiver Operating Characteristic Curves", which takes 10 minus the K-G score.
 OVARIAN = """
 3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1  3.8 5.7 5 1
 3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0  2.3 4.4 6 1  4.2 7.6 4 0
@@ -33,7 +36,7 @@ OVARIAN = """
 """
 
 
-def ovarian() -> tuple[NDArray[np.bool_], dict[str, NDArray[np.float64]]]:
+def ovarian() -> tuple[NDArray[np.bool_], dict[str, Array]]:
     table = np.array(OVARIAN.split(), dtype=np.float64).reshape(-1, 4)
     return table[:, 3] > 0.5, {"albumin": table[:, 0], "protein": table[:, 1], "kg": 10 - table[:, 2]}
 
@@ -65,8 +68,8 @@ def test_the_contrasts_are_those_printed_for_delongs_patients(
 @pytest.mark.parametrize(
     ("gains", "losses", "pairs", "alpha", "wanted", "digits"),
     [
-        # Airway hyper-responsiveness before and after stem cell transplantation; Fagerland, Lydersen and Laake, Statistics
-        # in Medicine 2014, give Tango's 95 % interval as -0.517 to -0.026.
+        # Airway hyper-responsiveness before and after stem cell transplantation; Fagerland, Lydersen and Laake,
+        # Statistics in Medicine 2014, give Tango's 95 % interval as -0.517 to -0.026.
         (1, 7, 21, 0.025, (-0.517, -0.026), 3),
         # PropCIs::scoreci.mp(25, 28, 618) at 90 %, in R.
         (28, 25, 618, 0.05, (-0.0148, 0.0247), 4),
@@ -140,35 +143,27 @@ def test_the_bootstrap_of_a_paired_ratio_is_scipys() -> None:
     assert (drawn[:, 0] / drawn[:, 1]).std(ddof=1) == pytest.approx(theirs.standard_error, rel=0.03)
 
 
-def coco_precision(answers: list[NDArray[np.float64]], truths: list[NDArray[np.float64]], labels: int) -> list[float]:
+def coco_box(image: int, label: float, corners: list[float]) -> dict[str, Any]:
+    x1, y1, x2, y2 = corners
+    width, height = x2 - x1, y2 - y1
+    return {"image_id": image, "category_id": int(label), "bbox": [x1, y1, width, height], "area": width * height}
+
+
+def coco_precision(answers: list[Array], truths: list[Array], labels: int) -> list[float]:
     """AP at IoU 0.5 of each class by pycocotools."""
-    boxes, results = [], []
-    for image, (found, reference) in enumerate(zip(answers, truths, strict=True)):
-        for x1, y1, x2, y2, label in reference.tolist():
-            area = (x2 - x1) * (y2 - y1)
-            boxes.append(
-                {
-                    "id": len(boxes) + 1,
-                    "image_id": image,
-                    "category_id": int(label),
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": area,
-                    "iscrowd": 0,
-                }
-            )
-        for x1, y1, x2, y2, score, label in found.tolist():
-            results.append(
-                {"image_id": image, "category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-            )
+    drawn, found = [], []
+    for image, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
+        drawn += [coco_box(image, row[4], row[:4]) | {"iscrowd": 0} for row in truth.tolist()]
+        found += [coco_box(image, row[5], row[:4]) | {"score": row[4]} for row in answer.tolist()]
     with contextlib.redirect_stdout(io.StringIO()):
         coco: Any = COCO()
         coco.dataset = {
             "images": [{"id": n} for n in range(len(truths))],
-            "annotations": boxes,
+            "annotations": [box | {"id": n + 1} for n, box in enumerate(drawn)],
             "categories": [{"id": k} for k in range(labels)],
         }
         coco.createIndex()
-        evaluation: Any = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation: Any = COCOeval(coco, coco.loadRes(found), "bbox")
         evaluation.params.iouThrs = np.array([0.5])
         evaluation.evaluate()
         evaluation.accumulate()

@@ -35,8 +35,8 @@ def task(kind: Any, *classes: str, **fields: Any) -> Task:
     return Task(name="t", kind=kind, classes=classes, **fields)
 
 
-def answer(output: TaskOutput, shape: tuple[int, int] = (32, 32), **raw: Array) -> Prediction:
-    geometry = prepare(np.zeros(shape, np.uint8), SPEC)[1]
+def answer(output: TaskOutput, size: tuple[int, int] = (32, 32), /, **raw: Array) -> Prediction:
+    geometry = prepare(np.zeros(size, np.uint8), SPEC)[1]
     return decode((output,), {name.replace("_", "."): array for name, array in raw.items()}, geometry, SPEC)
 
 
@@ -140,8 +140,8 @@ def test_an_answer_that_is_no_number_is_refused(kind: Any, bad: float) -> None:
         raw["t_boxes"] = np.zeros((1, 4, 4, 4), np.float32)
     raw[tensors[-1].replace(".", "_")].flat[-1] = bad
 
-    with pytest.raises(FoveolaError, match="task t: output '.*' holds NaN or infinity; there is no answer"):
-        answer(TaskOutput(task=one, tensors=tensors, mean=(0,) * 2, std=(1,) * 2, stride=8), **raw)
+    with pytest.raises(FoveolaError, match=r"task t: output '.*' holds NaN or infinity; there is no answer"):
+        answer(TaskOutput(task=one, tensors=tensors, mean=(0,) * 2, std=(1,) * 2, stride=8), (32, 32), **raw)
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (2, 2), (1, 2, 1), (2,)])
@@ -198,7 +198,7 @@ def test_overlapping_masks_use_their_thresholds() -> None:
 
 def test_run_lengths_are_those_of_coco() -> None:
     for pixels in (RNG.random((13, 7)) > 0.5, np.ones((3, 4), bool), np.zeros((3, 4), bool), np.eye(5, dtype=bool)):
-        packed = coco.frPyObjects({"size": list(pixels.shape), "counts": run_lengths(pixels)}, *pixels.shape)
+        packed: Any = coco.frPyObjects({"size": list(pixels.shape), "counts": run_lengths(pixels)}, *pixels.shape)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
         assert packed["counts"] == coco.encode(np.asfortranarray(pixels.astype(np.uint8)))["counts"]
 

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from foveola.export.signing import make_keys, sign_bundle
 from foveola.runtime.bundle import (
     MEMBERS,

@@ -165,7 +165,7 @@ def test_paths_that_are_no_files_are_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "absent.png")
     with pytest.raises(FoveolaError, match="is a folder"):
         read_image(tmp_path)
-    with pytest.raises(FoveolaError, match="no such file|cannot be read"):
+    with pytest.raises(FoveolaError, match=r"no such file|cannot be read"):
         read_image(Path("with\0null.png"))
 
 
@@ -187,7 +187,7 @@ def test_a_turned_picture_is_set_upright(kind: str, orientation: int, quarters: 
         (file_of(GREY), GREY),
         (file_of(Image.fromarray(GREY // 64).convert("P")), GREY // 64),
         (file_of(np.stack([GREY] * 3, axis=2)), GREY),
-        (file_of((GREY.astype(np.uint16))), GREY),
+        (file_of(GREY.astype(np.uint16)), GREY),
         (file_of(Image.fromarray(GREY > 9)), (GREY > 9).astype(np.uint8)),
     ],
     ids=["grey", "palette", "grey as rgb", "small 16-bit labels", "one bit"],
@@ -237,7 +237,7 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(
 def ramp(height: int, width: int, top: int) -> np.ndarray[Any, Any]:
     """A pattern of integers alone, so that it is the same on every machine."""
     y, x = np.mgrid[:height, :width]
-    return (x * 7919 + y * 104729 + x * y * 31) % (top + 1)
+    return np.asarray((x * 7919 + y * 104729 + x * y * 31) % (top + 1))
 
 
 SPECS = {
@@ -266,13 +266,13 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_preparing_is_the_same_bit_for_bit_everywhere(name: str) -> None:
     spec, kind = name.split("/")
-    image = {
+    images: dict[str, Any] = {
         "8": ramp(37, 53, 255).astype(np.uint8),
         "16": ramp(37, 53, 65535).astype(np.uint16),
         "rgb": np.stack([ramp(37, 53, top) for top in (255, 200, 90)], axis=2).astype(np.uint8),
-    }[kind]
+    }
 
-    x_CHW, _ = prepare(image, SPECS[spec])
+    x_CHW, _ = prepare(images[kind], SPECS[spec])
 
     assert hashlib.sha256(x_CHW.astype("<f4").tobytes()).hexdigest()[:16] == GOLDEN[name]
 
@@ -285,9 +285,9 @@ def test_preparing_known_pixels_gives_known_numbers() -> None:
 
     # Halved to 1 x 2 and centred; columns weigh (3 3 1) / 7 and (1 3 3) / 7 at the borders, rows (1 1) / 2.
     assert (geometry.pad_x, geometry.pad_y, geometry.scale_x, geometry.scale_y) == (0, 0, 0.5, 0.5)
-    left = np.array([0, 51, 102, 51, 102, 153]) @ [3, 3, 1, 3, 3, 1] / 14
-    right = np.array([51, 102, 153, 102, 153, 204]) @ [1, 3, 3, 1, 3, 3] / 14
-    np.testing.assert_allclose(x_CHW[0, 0] * 255, [round(left), round(right)], atol=1)
+    left = np.average([0, 51, 102, 51, 102, 153], weights=[3, 3, 1, 3, 3, 1])
+    right = np.average([51, 102, 153, 102, 153, 204], weights=[1, 3, 3, 1, 3, 3])
+    np.testing.assert_allclose(x_CHW[0, 0] * 255, [left, right], atol=1)
     assert not x_CHW[0, 1].any()
 
 
@@ -333,8 +333,8 @@ def test_grey_is_repeated_and_colour_becomes_luma() -> None:
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
-def test_the_percentile_window_is_the_nearest_rank(depth: type[np.uint8] | type[np.uint16]) -> None:
-    image = (np.arange(256, dtype=depth) + depth(0)).reshape(16, 16)
+def test_the_percentile_window_is_the_nearest_rank(depth: Any) -> None:
+    image = np.arange(256).astype(depth).reshape(16, 16)
     spec = InputSpec(height=16, width=16, channels=1, window="percentile", low=10, high=90)
 
     x_CHW, _ = prepare(image, spec)

@@ -118,7 +118,7 @@ def test_an_engine_on_which_nothing_was_validated_is_refused(
 
     with pytest.raises(FoveolaError, match="engine 'openvino': tiny was not validated on it; take onnxruntime"):
         Predictor(bundle, "openvino")
-    with pytest.raises(FoveolaError, match="engine 'tensorrt': there is no such engine; .*onnxruntime"):
+    with pytest.raises(FoveolaError, match=r"engine 'tensorrt': there is no such engine; .*onnxruntime"):
         Predictor(bundle, "tensorrt")
 
 
@@ -159,7 +159,7 @@ def test_a_network_that_says_nan_gives_no_answer(
 def test_a_tensor_of_another_kind_is_refused(tiny_bundle: Bundle, tensor: np.ndarray) -> None:
     predictor = Predictor(tiny_bundle, "openvino")
 
-    with pytest.raises(FoveolaError, match="input tensor: .*; make it with `prepare`"):
+    with pytest.raises(FoveolaError, match=r"input tensor: .*; make it with `prepare`"):
         predictor.run(tensor)
 
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
 from foveola.runtime.errors import NotVouchedError
 from foveola.runtime.signature import (
     encode_signature,

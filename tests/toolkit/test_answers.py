@@ -3,15 +3,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from small import SPEC, TASKS, squares
+
 from foveola.toolkit.answers import RawAnswers, answer_images, load_answers, save_answers
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.models.network import Architecture, Network
-from small import SPEC, TASKS, squares
 
 
 def teacher() -> Network:
-    scale = {"side": (0.0,)}
-    plan = Architecture(role="teacher", backbone="resnet10t", input=SPEC, tasks=TASKS, width=16, target_mean=scale, target_std=scale)
+    scale: dict[str, tuple[float, ...]] = {"side": (0.0,)}
+    plan = Architecture(
+        role="teacher", backbone="resnet10t", input=SPEC, tasks=TASKS, width=16, target_mean=scale, target_std=scale
+    )
     return Network(plan).eval()
 
 
@@ -31,7 +34,9 @@ def test_answers_do_not_depend_on_the_batch(tmp_path: Path) -> None:
 def test_stored_answers_are_read_back_the_same(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     boxes = [rng.random((n, 6)).astype(np.float32) for n in (2, 0, 3)]
-    before = RawAnswers({"a": rng.random((3, 4)).astype(np.float32)}, {"b": boxes}, rng.random((3, 2, 4, 4)).astype(np.float16))
+    before = RawAnswers(
+        {"a": rng.random((3, 4)).astype(np.float32)}, {"b": boxes}, rng.random((3, 2, 4, 4)).astype(np.float16)
+    )
 
     save_answers(before, tmp_path / "answers")
     after = load_answers(tmp_path / "answers")

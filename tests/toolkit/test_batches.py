@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from foveola.toolkit.batches import Batch, augment
 from foveola.toolkit.knobs import Augment
 
@@ -76,7 +77,9 @@ def test_gaps_stay_gaps_and_the_same_seed_gives_the_same_picture() -> None:
 
 
 def test_a_box_mostly_out_of_view_is_dropped() -> None:
-    shifted = [augment(batch(), Augment(rotate=0, scale=0, shift=0.9), torch.Generator().manual_seed(s)) for s in range(12)]
+    shifted = [
+        augment(batch(), Augment(rotate=0, scale=0, shift=0.9), torch.Generator().manual_seed(s)) for s in range(12)
+    ]
 
     counts = {0 if boxes is None else len(boxes) for one in shifted for boxes in one.boxes["things"][:1]}
     assert counts == {0, 1}

@@ -19,6 +19,7 @@ from types import ModuleType
 
 import click
 import pytest
+
 from foveola.runtime.__main__ import VERBS
 from foveola.runtime.errors import FoveolaError, MissingPartError, NotVouchedError, UsageError
 from foveola.toolkit import cli
@@ -322,7 +323,7 @@ DOOR = {
     "engine missing": (MissingPartError("openvino", "not there", "install it"), 4, "openvino: not there; install it\n"),
     "not vouched for": (NotVouchedError("a.foveola", "no key"), 5, "a.foveola: no key\n"),
     "extra missing": (
-        ModuleNotFoundError("No module", name="torch.nn"), 4, "torch: is not installed; pip install 'foveola[toolkit]'\n"
+        ModuleNotFoundError("", name="torch.nn"), 4, "torch: is not installed; pip install 'foveola[toolkit]'\n"
     ),
 }  # fmt: skip
 
@@ -425,6 +426,46 @@ def test_phantoms_are_made_into_an_empty_folder_only(tmp_path: Path, capsys: pyt
 
     assert made["images"] == len(list((tmp_path / "data" / "images").iterdir()))
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_data_are_checked_and_every_fault_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data"
+    cli.main(["data", "phantom", str(folder), "--patients", "8", "--size", "64"])
+    capsys.readouterr()
+
+    assert cli.main(["data", "check", str(folder), "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    broken = sorted((folder / "images").iterdir())[:2]
+    broken[0].write_bytes(b"")
+    broken[1].unlink()
+    assert cli.main(["data", "check", str(folder / "manifest.csv")]) == 1
+    told = capsys.readouterr().out
+
+    assert whole["errors"] == []
+    assert sum(whole["patients"].values()) == 8
+    for file in broken:
+        assert [line for line in told.splitlines() if line.startswith("error ") and file.name in line]
+
+
+def test_data_are_checked_against_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data"
+    cli.main(["data", "phantom", str(folder), "--patients", "8", "--size", "64"])
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "name: mine\ndevice: generic-x86\ndata: {stage: manifest, root: nowhere}\n"
+        "tasks: {view: {kind: binary, classes: [PA, AP]}, sx: {kind: binary, classes: [F, M]}}\n"
+        "steps: {teacher: {stage: load, library: timm, architecture: x, weights: x, "
+        "input: {height: 32, width: 32, channels: 1}}}\n"
+    )
+    capsys.readouterr()
+
+    assert cli.main(["data", "check", str(folder), "--recipe", str(file)]) == 1
+
+    out, _ = capsys.readouterr()
+    assert "did you mean 'sex'?" in out
+    assert "PA " in out
+    assert cli.main(["data", "check"]) == 2
+    assert cli.main(["data", "check", "--recipe", "demo"]) == 2
 
 
 # --- bundles and keys ---

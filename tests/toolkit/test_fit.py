@@ -5,12 +5,13 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from small import PLAN, TASKS, TEACHER, silent, squares
+from torch import Tensor
+
 from foveola.runtime.errors import FoveolaError
 from foveola.toolkit import fit as fitting
 from foveola.toolkit.models.network import load_network
 from foveola.toolkit.train import read_history, read_locked, train_teacher
-from small import PLAN, TASKS, TEACHER, silent, squares
-from torch import Tensor
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

@@ -15,18 +15,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import numpy as np
 import pytest
+
 from foveola.runtime.errors import ExitCode, FoveolaError, MissingPartError
 from foveola.toolkit.parity.evidence import Evidence, Verdict, encode_evidence
 from foveola.toolkit.pipeline import Outcome, locked, run
 from foveola.toolkit.plan import make_plan, read_record
-from foveola.toolkit.progress import LiveProgress, Pace, PlainProgress, SilentProgress, duration, make_progress
+from foveola.toolkit.progress import SilentProgress
 from foveola.toolkit.recipe import Recipe, parse_recipe
 from foveola.toolkit.stage import DataStage, Stage, Use, digest_path
 from foveola.toolkit.work import Work, write_atomic
@@ -114,6 +114,11 @@ class Break(Stage, frozen=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         (work.folder / "half").write_text("half a")
+        if self.how == "disk full, refused":
+            try:
+                raise FAILURES["disk full"]
+            except OSError as error:
+                raise FoveolaError(str(work.folder), f"cannot be written ({error})") from None
         raise FAILURES[self.how]
 
 
@@ -500,11 +505,11 @@ def test_a_mistake_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
         run(recipe(text=breaking("our mistake")), tmp_path)
 
 
-@pytest.mark.parametrize("how", ["disk full", "quota", "disk full in words"])
+@pytest.mark.parametrize("how", ["disk full", "quota", "disk full in words", "disk full, refused"])
 def test_a_full_disk_is_one_line_with_step_and_path(tmp_path: Path, how: str) -> None:
     error = failure(how, tmp_path)
 
-    path = next((tmp_path / "tiny").glob("slim-*")).parent if how == "disk full in words" else "/mnt/big.bin"
+    path = "/mnt/big.bin" if how in ("disk full", "quota") else tmp_path / "tiny" / "broken-"
     assert str(error).startswith(f"steps.broken: {path}")
     assert "the disk is full; 6 bytes of this step were written; make room and start the same command again" in str(
         error
@@ -513,8 +518,9 @@ def test_a_full_disk_is_one_line_with_step_and_path(tmp_path: Path, how: str) ->
     assert error.exit_code == ExitCode.REFUSED
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
-    failure("disk full", tmp_path)
+@pytest.mark.parametrize("how", ["disk full", "disk full, refused", "refused"])
+def test_a_step_that_fails_leaves_nothing_half_written(tmp_path: Path, how: str) -> None:
+    failure(how, tmp_path)
 
     assert not list(tmp_path.rglob("*.partial"))
     assert not list(tmp_path.rglob("half"))
@@ -733,5 +739,5 @@ def in_child(job: object) -> int:
 PROGRAMS = {"kill": kill, "hold": hold}
 
 if __name__ == "__main__":
-    os.fsync = lambda descriptor: None  # a killed process loses nothing that it has written; a power cut is no test
+    os.fsync = lambda fd: None  # a killed process loses nothing that it has written; a power cut is no test
     PROGRAMS[sys.argv[1]](Path(sys.argv[2]))

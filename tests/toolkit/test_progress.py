@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import StringIO
 
 import pytest
+
 from foveola.toolkit.progress import LiveProgress, Pace, PlainProgress, duration, make_progress
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-import hypothesis.strategies as st
 import msgspec
 import pytest
 import yaml
+
 from foveola.runtime.errors import UsageError
 from foveola.toolkit.recipe import Recipe, find_recipe, parse_recipe, read_recipe, shipped_recipes
 from foveola.toolkit.recipe_schema import recipe_schema
 from foveola.toolkit.stage import DataStage, Stage
-from foveola.toolkit.yaml12 import LIMITS, FaultsError, parse_scalar, parse_value, parse_yaml
-from hypothesis import given
+from foveola.toolkit.yaml12 import FaultsError, parse_yaml
 
 DEVICES = ("generic-x86", "intel-n100")
 

@@ -13,6 +13,9 @@ from xml.etree import ElementTree
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
+from rich.console import Console
+
 from foveola.runtime.manifest import (
     FORMAT,
     Calibration,
@@ -31,8 +34,6 @@ from foveola.toolkit.parity.evidence import Curve, Endpoint, Evidence, Flip, Sub
 from foveola.toolkit.pictures import WIDTH, flip_picture
 from foveola.toolkit.report import Picture, flips_to_draw, render_report
 from foveola.toolkit.table import Speed, summary_table
-from PIL import Image
-from rich.console import Console
 
 ENGINES = ("onnxruntime", "openvino")
 LABELS = ("effusion", "nodule", "pneumonia", "cardiomegaly", "infiltration", "pneumothorax")

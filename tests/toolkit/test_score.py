@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_curve
+
 from foveola.runtime.errors import UsageError
-from foveola.toolkit.score import lock_threshold, quadratic_kappa
-from sklearn.metrics import cohen_kappa_score, roc_curve
+from foveola.toolkit.score import lock_threshold
 
 RNG = np.random.default_rng(0)
 POSITIVE = RNG.random(200) < 0.4
@@ -47,10 +48,3 @@ def test_one_class_alone_locks_the_middle() -> None:
 def test_an_unknown_rule_is_refused(rule: str) -> None:
     with pytest.raises(UsageError, match="operating point"):
         lock_threshold(rule, POSITIVE, PROBABILITY)
-
-
-def test_quadratic_kappa_agrees_with_scikit_learn() -> None:
-    truth = RNG.integers(0, 5, 300)
-    chosen = np.clip(truth + RNG.integers(-2, 3, 300), 0, 4)
-
-    assert quadratic_kappa(truth, chosen, 5) == pytest.approx(cohen_kappa_score(truth, chosen, weights="quadratic"))

@@ -8,8 +8,9 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from foveola.toolkit.yaml12 import LIMITS, FaultsError, parse_scalar, parse_value, parse_yaml
 from hypothesis import given
+
+from foveola.toolkit.yaml12 import LIMITS, FaultsError, parse_scalar, parse_value, parse_yaml
 
 CORE_SCHEMA = {  # the examples of YAML 1.2.2, section 10.3.2, and what YAML 1.1 would make of other texts
     "null": None, "Null": None, "~": None, "": None,

@@ -1,8 +1,8 @@
 """Distillation: a student learns from a teacher's cached answers, and from the reference standard where it exists.
 
 One loss for each kind of task, on raw outputs (Hinton et al. 2015, sec. 2, for classes; Romero et al., ICLR 2015, for
-feature hints; quality focal targets weighted by the teacher's confidence for boxes). The teacher is asked once, about the
-pictures as they are; masks, boxes and features then follow the same warp as the picture.
+feature hints; quality focal targets weighted by the teacher's confidence for boxes). The teacher is asked once, about
+the pictures as they are; masks, boxes and features then follow the same warp as the picture.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ def soft_scalar_loss(task: Task, raw_BT: Tensor, teacher_BT: Tensor, temperature
         return functional.smooth_l1_loss(raw_BT, teacher_BT)
     student, teacher = raw_BT / temperature, teacher_BT / temperature
     if task.kind == "multiclass":
-        return functional.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True) * temperature**2
+        return (
+            functional.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
+            * temperature**2
+        )
     return binary_divergence(student, teacher).mean() * temperature**2
 
 
@@ -84,14 +87,16 @@ def soft_mask_loss(task: Task, raw_BKhw: Tensor, teacher: Tensor, view_B1HW: Ten
     teacher = functional.interpolate(teacher, size=size, mode="bilinear", align_corners=False)
     known = functional.interpolate(view_B1HW.float(), size=size, mode="area") > 0.999
     if task.exclusive:
-        divergence = functional.kl_div(raw_BKhw.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(1, keepdim=True)
+        divergence = functional.kl_div(
+            raw_BKhw.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True
+        ).sum(1, keepdim=True)
         return masked_mean(divergence, known)
     return masked_mean(binary_divergence(raw_BKhw, teacher), known.expand_as(raw_BKhw))
 
 
 def hint_loss(projected_BFhw: Tensor, teacher: Tensor) -> Tensor:
     """1 - cosine similarity of feature vectors, cell by cell, on the smaller of the two grids."""
-    size = [min(a, b) for a, b in zip(projected_BFhw.shape[-2:], teacher.shape[-2:], strict=True)]
+    size = (min(projected_BFhw.shape[-2], teacher.shape[-2]), min(projected_BFhw.shape[-1], teacher.shape[-1]))
     own = functional.adaptive_avg_pool2d(projected_BFhw, size)
     wanted = functional.adaptive_avg_pool2d(teacher, size)
     # Cells that the warp brought in from outside the picture hold zeros and teach nothing.
@@ -106,4 +111,3 @@ def _coarse_channels(network: Network) -> int:
         pyramid = network.eval().pyramid(torch.zeros(1, spec.channels, spec.height, spec.width))
         network.train(was)
     return int(pyramid[32].shape[1])
-

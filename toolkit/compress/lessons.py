@@ -1,12 +1,13 @@
 """A teacher's answers to the training images, computed once and reused by every student.
 
-They are kept in the run's cache under a name that carries the teacher's and the data's identity, so a changed teacher or
-data set is asked anew; several answers of one identity are equal.
+They are kept in the run's cache under a name that carries the teacher's and the data's identity, so a changed teacher
+or data set is asked anew; several answers of one identity are equal.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,10 +39,13 @@ def cached_answers(
     if path.exists():
         return load_answers(path)
     found = teacher_answers(
-        load_teacher(teacher), dataset, cache=cache, progress=lambda done, total: progress(done, total, "the teacher answers")
+        load_teacher(teacher),
+        dataset,
+        cache=cache,
+        progress=lambda done, total: progress(done, total, "the teacher answers"),
     )
     cache.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     save_answers(found, partial)
     partial.replace(path)
     return found

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .chest_body import Body, Pose, Shadow
+from .chest_body import Shadow
+from .chest_patient import Body, Pose
 from .phantom import F32, BoxRow, Mask, extent, resized, smooth_noise, soft_step
 
 FINDINGS = ("nodule", "effusion", "cardiomegaly", "opacity")
@@ -26,10 +27,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 def nodules(shadow: Shadow, rng: np.random.Generator) -> Change:
     """Put one to three round shadows into the lungs."""
     soft, boxes = np.zeros_like(shadow.x), list[BoxRow]()
-    for _ in range(int(rng.choice((1, 1, 1, 2, 3)))):
+    for _ in range(int(rng.choice((1, 1, 2, 2, 3)))):
         centre = _place(shadow, shadow.right_depth + shadow.left_depth, shadow.right | shadow.left, rng, least=0.45)
-        radius = float(np.exp(rng.uniform(np.log(0.030), np.log(0.075))))
-        dense = float(rng.uniform(0.5, 0.95)) * (0.042 / radius) ** 0.25
+        radius = float(np.exp(rng.uniform(np.log(0.038), np.log(0.095))))
+        dense = float(rng.uniform(0.65, 1.25)) * (0.05 / radius) ** 0.25
         stretch, angle = float(rng.uniform(0.85, 1.18)), float(rng.uniform(0, np.pi))
         dx, dy = shadow.x - centre[0], shadow.y - centre[1]
         u, v = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx

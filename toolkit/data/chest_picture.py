@@ -39,7 +39,7 @@ SITES = (
         low=-0.05, high=0.20, full=60000, border=0.4,
     ),
     Site(
-        name="mobile", share=0.22, portable=0.75, scatter=0.8, quanta=1400, sharpness=0.8, enhance=0.25, gamma=0.95,
+        name="mobile", share=0.22, portable=0.75, scatter=0.8, quanta=500, sharpness=0.8, enhance=0.25, gamma=0.95,
         low=-0.10, high=0.10, full=52000, border=0.2,
     ),
     Site(

@@ -124,7 +124,8 @@ def photograph(eye: Eye, camera: Camera, size: int, rng: np.random.Generator) ->
         tufts = draw_vessels(lesions.tufts, pixel, middle, shape)[1]
 
     colour_HW3, label = _retina(eye, u, y, rng)
-    _add_vessels(colour_HW3, arteries, veins, tufts)
+    over_disc = np.where(label > 0, np.float32(0.6), np.float32(1))  # before the bright disc they look lighter
+    _add_vessels(colour_HW3, np.asarray(arteries * over_disc), np.asarray(veins * over_disc), tufts)
     _add_lesions(colour_HW3, lesions.cover)
     poor = bool(rng.random() < 0.15)
     field = np.asarray(_field(x, y, camera), bool)
@@ -166,7 +167,7 @@ def _retina(eye: Eye, u: F32, y: F32, rng: np.random.Generator) -> tuple[F32, ND
     c = np.hypot((u - eye.disc_at[0] + 0.06 * half_x) / cup_x, (y - eye.disc_at[1]) / cup_y) * wave
     rim, cup = soft_step(1 - r, 0.07), soft_step(1 - c, 0.10)
     pale = float(rng.normal(0, 0.03))
-    rim_colour = np.array([0.86 + pale, 0.53 + pale, 0.30 + pale], np.float32)
+    rim_colour = np.array([0.90 + pale, 0.60 + pale, 0.34 + pale], np.float32)
     cup_colour = np.array([0.95, 0.80 + pale, 0.60 + pale], np.float32)
     # Around the disc the fibres are pale, and at its temporal edge often lies a crescent.
     crescent = (

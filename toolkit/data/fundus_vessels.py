@@ -100,7 +100,10 @@ def _trunks(disc: F64, calibre: float, rng: np.random.Generator) -> _Tips:
     extra = rng.uniform(2.5, 3.8, 3)  # towards the macula
     heading = np.concatenate([base, extra, rng.uniform(-0.5, 0.5, 2)])
     count = len(heading)
-    start = disc + 0.012 * rng.standard_normal((count, 2))
+    # The vessels come out a little nasally of the disc's centre; the small ones at its rim.
+    out = np.concatenate([np.zeros(8), np.full(5, 0.12)])
+    start = disc + (0.015, 0.0) + 0.010 * rng.standard_normal((count, 2))
+    start += out[:, None] * np.stack([np.cos(heading), np.sin(heading)], 1)
     return _Tips(
         at=start,
         heading=heading,

@@ -29,6 +29,7 @@ Mask = NDArray[np.bool_]
 Progress = Callable[[int, int], None]  # patients done, total
 
 SHARES: Mapping[str, float] = {"train": 0.6, "val": 0.12, "calibration": 0.13, "test": 0.15}
+LEAST_SIZE = 32  # pixels a side
 IMAGES_A_PATIENT = (0.5, 0.3, 0.2)  # chances of one, two and three images
 
 
@@ -47,12 +48,15 @@ def random_of(seed: int, *place: int) -> np.random.Generator:
     return np.random.default_rng([seed, *place])
 
 
-def split_patients(patients: int, shares: Mapping[str, float], rng: np.random.Generator) -> list[str]:
+def split_patients(patients: int, shares: Mapping[str, float], rng: np.random.Generator, size: int) -> list[str]:
     """Give each patient a split; the shares are kept as exactly as whole patients allow.
 
     Raises:
-        UsageError: an unknown split, or shares that do not add up to 1.
+        UsageError: no patient, pictures too small, an unknown split, or shares that do not add up to 1.
     """
+    if patients < 1 or size < LEAST_SIZE:
+        fault = f"{patients} patients of {size} pixels a side"
+        raise UsageError("phantom", fault, f"at least one patient and {LEAST_SIZE} pixels")
     unknown = sorted(set(shares) - set(SPLITS))
     if unknown or min(shares.values(), default=0) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise UsageError("shares", f"{dict(shares)} are no shares of {', '.join(SPLITS)}", "they add up to 1")

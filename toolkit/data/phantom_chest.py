@@ -27,8 +27,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .chest_body import Body, Pose, Shadow, cast, draw_body, draw_pose
+from .chest_body import Shadow, cast
 from .chest_findings import FINDINGS, Change, effusion, lung_texture, lung_vessels, nodules, opacities
+from .chest_patient import Body, Pose, draw_body, draw_pose
 from .chest_picture import SITES, Site, expose
 from .phantom import (
     IMAGES_A_PATIENT,
@@ -88,9 +89,9 @@ def make_chest(
 
     Raises:
         FoveolaError: the folder is not empty.
-        UsageError: the shares are none.
+        UsageError: the shares are none, or there is nothing to make.
     """
-    splits = split_patients(patients, shares, random_of(seed, 0))
+    splits = split_patients(patients, shares, random_of(seed, 0), size)
     empty_folder(folder)
     (folder / "images").mkdir()
     (folder / "masks").mkdir()

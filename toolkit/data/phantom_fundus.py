@@ -82,9 +82,9 @@ def make_fundus(
 
     Raises:
         FoveolaError: the folder is not empty.
-        UsageError: the shares are none.
+        UsageError: the shares are none, or there is nothing to make.
     """
-    splits = split_patients(patients, shares, random_of(seed, 0))
+    splits = split_patients(patients, shares, random_of(seed, 0), size)
     empty_folder(folder)
     (folder / "images").mkdir()
     (folder / "masks").mkdir()

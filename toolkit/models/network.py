@@ -4,7 +4,7 @@ Teacher and student differ in their heads alone and keep one contract:
 
 - the input is what `runtime.image.prepare` gives: float32 (B, C, H, W) in 0..1; the normalisation is the first layer;
 - `forward` answers a dict from tensor name to raw output, as `runtime.task` describes it;
-- a network is saved as `model.json` (its `Architecture`) and `model.safetensors`, and rebuilt from both. Never a pickle.
+- a network is saved as `model.json` (its `Architecture`) and `model.safetensors` and rebuilt from both; never a pickle.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Answered:
     """What a model answers about one batch."""
 
     raw: dict[str, Tensor] = field(default_factory=dict)  # task -> (B, T), or (B, K, h, w) logits for masks
-    boxes: dict[str, list[Tensor]] = field(default_factory=dict)  # task -> per image (M, 6): x1, y1, x2, y2, score, label
+    boxes: dict[str, list[Tensor]] = field(
+        default_factory=dict
+    )  # task -> per image (M, 6): x1, y1, x2, y2, score, label
     hint: Tensor | None = None  # (B, F, h, w) features, for distillation
 
 
@@ -181,7 +183,7 @@ def make_backbone(
 ) -> tuple[nn.Module, dict[int, int]]:
     """A timm feature extractor with random weights, and the channels of its maps by nominal stride.
 
-    With an `output_stride` below 32 the last stages are dilated instead of strided; their maps keep their nominal names.
+    With an `output_stride` below 32 the last stages are dilated, not strided; their maps keep their nominal names.
 
     Raises:
         FoveolaError: timm knows no such network, or it has no features at these strides.
@@ -195,7 +197,9 @@ def make_backbone(
     try:
         with torch.device("meta"):
             reductions = list(timm.create_model(name, **options).feature_info.reduction())
-        model = timm.create_model(name, **options, **dilated, out_indices=[reductions.index(stride) for stride in strides])
+        model = timm.create_model(
+            name, **options, **dilated, out_indices=[reductions.index(stride) for stride in strides]
+        )
     except (ValueError, RuntimeError, AttributeError, TypeError, NotImplementedError):
         fault = f"it gives no features at strides {strides} with output stride {output_stride}"
         raise FoveolaError(where, fault, "take a convolutional network such as resnet50") from None
@@ -218,7 +222,10 @@ def save_network(network: Network, folder: Path) -> None:
     """Write `model.json` and `model.safetensors`; `load_network` gives the same answers back."""
     document = msgspec.json.format(msgspec.json.encode(network.architecture, order="sorted"), indent=1)
     (folder / "model.json").write_bytes(document + b"\n")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
+        folder / "model.safetensors",
+    )
 
 
 def load_network(folder: Path) -> Network:
@@ -244,8 +251,14 @@ def load_weights(module: nn.Module, path: Path) -> None:
             raise
         raise FoveolaError(str(path), f"not a safetensors checkpoint: {error}") from None
     own = module.state_dict()
-    faults = [f"{key} is missing" for key in own.keys() - weights.keys()] + [f"{key} is not in the network" for key in weights.keys() - own.keys()]
-    faults += [f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}" for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
+    faults = [f"{key} is missing" for key in own.keys() - weights.keys()] + [
+        f"{key} is not in the network" for key in weights.keys() - own.keys()
+    ]
+    faults += [
+        f"{key} is {tuple(weights[key].shape)}, not {tuple(own[key].shape)}"
+        for key in own.keys() & weights.keys()
+        if own[key].shape != weights[key].shape
+    ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise FoveolaError(str(path), "a checkpoint of another architecture: " + ", ".join(sorted(faults)[:3]) + more)

@@ -43,7 +43,9 @@ class LightDecoder(nn.Module):
         self.strides = sorted(channels, reverse=True)  # coarse to fine
         self.lateral = nn.ModuleDict(
             {
-                str(stride): nn.Sequential(nn.Conv2d(channels[stride], width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+                str(stride): nn.Sequential(
+                    nn.Conv2d(channels[stride], width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+                )
                 for stride in self.strides
             }
         )
@@ -106,7 +108,9 @@ class AnchorFreeHead(Head):
 
     def boxes(self, pyramid: Pyramid, raw: dict[str, Tensor], size: tuple[int, int]) -> list[Tensor]:
         """Per image (K, 6): x1, y1, x2, y2 in input pixels, score, label: the device's own decoding."""
-        sides, scores = (raw[name].float().cpu().numpy() for name in (f"{self.task.name}.boxes", f"{self.task.name}.scores"))
+        sides, scores = (
+            raw[name].float().cpu().numpy() for name in (f"{self.task.name}.boxes", f"{self.task.name}.scores")
+        )
         return [
             torch.from_numpy(
                 decode_boxes(

@@ -51,7 +51,9 @@ class FasterRcnnHead(Head):
     def __init__(self, task: Task, channels: dict[int, int], size: tuple[int, int], width: int) -> None:
         super().__init__(task)
         self.size = size
-        self.fpn = FeaturePyramidNetwork([channels[stride] for stride in LEVELS], width, extra_blocks=LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(
+            [channels[stride] for stride in LEVELS], width, extra_blocks=LastLevelMaxPool()
+        )
         # Anchors follow the input's size: an eighth of a cell row at stride 4 up to half of the picture.
         sides = tuple((max(size) * share,) for share in (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2))
         anchors = AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides))
@@ -87,11 +89,12 @@ class FasterRcnnHead(Head):
     def loss(self, pyramid: Pyramid, raw: dict[str, Tensor], target: Target) -> Tensor:
         """Sum of the four Faster R-CNN losses over annotated images."""
         assert not isinstance(target, Tensor)
-        known = [i for i, boxes in enumerate(target) if boxes is not None]
+        known = [(i, boxes) for i, boxes in enumerate(target) if boxes is not None]
         if not known:
             return pyramid[32].sum() * 0.0
-        features, images = self._levels({stride: x[known] for stride, x in pyramid.items()})
-        wanted = [{"boxes": target[i][:, :4].to(images.tensors), "labels": target[i][:, 4].long().to(images.tensors.device) + 1} for i in known]  # type: ignore[index]
+        places = [i for i, _ in known]
+        features, images = self._levels({stride: x[places] for stride, x in pyramid.items()})
+        wanted = [{"boxes": boxes[:, :4].float(), "labels": boxes[:, 4].long() + 1} for _, boxes in known]
         proposals, rpn_losses = self.rpn(images, features, wanted)
         _, roi_losses = self.roi(features, proposals, images.image_sizes, wanted)
         losses: list[Tensor] = [*rpn_losses.values(), *roi_losses.values()]

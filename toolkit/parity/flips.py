@@ -43,10 +43,10 @@ def find_flips(engine: str, pair: Pair, cases: Cases) -> list[Flip]:
         case "regression":
             return list(_value_flips(engine, pair, cases))
         case "segmentation":
-            return list(_measure_flips(engine, pair, cases, pair.teacher, pair.student, DICE_STEP, "Dice"))
+            return list(_measure_flips(engine, pair, cases, pair.teacher, pair.student, DICE_STEP))
         case "detection":
             scores = [_f1(boxes, lim) for boxes, lim in _with_limits(pair)]
-            return list(_measure_flips(engine, pair, cases, scores[0], scores[1], F1_STEP, "F1"))
+            return list(_measure_flips(engine, pair, cases, scores[0], scores[1], F1_STEP))
 
 
 def worst(flips: Iterable[Flip], most: int) -> tuple[Flip, ...]:
@@ -155,7 +155,7 @@ def _value_flips(engine: str, pair: Pair, cases: Cases) -> Iterator[Flip]:
 
 
 def _measure_flips(
-    engine: str, pair: Pair, cases: Cases, teacher: Array, student: Array, step: float, name: str
+    engine: str, pair: Pair, cases: Cases, teacher: Array, student: Array, step: float
 ) -> Iterator[Flip]:
     """Yield flips by a measure of each case and class, (N, C), larger is better."""
     labels = pair.task.classes
@@ -169,7 +169,7 @@ def _measure_flips(
             label=labels[k],
             case=cases.keys[n],
             patient=cases.patients[n],
-            reference=_said(name, pair.missing[n].any()),
+            reference=_said("", pair.missing[n].any()),
             teacher=float(teacher[n, k]),
             student=float(student[n, k]),
             kind=kind,

@@ -101,7 +101,8 @@ def too_few(patients: int, kind: str = "") -> str:
     """Say why nothing can be claimed from so many patients; empty when they are enough."""
     if patients >= MIN_PATIENTS:
         return ""
-    return f"only {patients} {kind}patients; with fewer than {MIN_PATIENTS} no interval is trusted"
+    noun = "patient" if patients == 1 else "patients"
+    return f"only {patients} {kind}{noun}; with fewer than {MIN_PATIENTS} no interval is trusted"
 
 
 def bootstrap_method(setting: Setting) -> str:
@@ -171,7 +172,7 @@ def endpoint(engine: str, task: Task, measured: Measured, alpha: float) -> Endpo
         positives=m.positives,
         teacher=m.teacher,
         student=m.student,
-        difference=m.difference,
+        difference=None if m.difference is None else m.difference + 0.0,  # no minus zero in the file
         low=m.low,
         high=m.high,
         margin=m.margin,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +30,16 @@ from .subgroups import subgroups, too_many_values
 from .verdict import overall
 
 MOST_FLIPS = 50  # listed, an engine and task; all are counted
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """What one task on one engine adds to the evidence."""
+
+    endpoints: list[Endpoint]
+    subgroups: list[Subgroup]
+    flips: list[Flip]
+    curves: list[Curve]
+    notes: list[str]
 
 
 def prove(
@@ -76,29 +87,18 @@ def prove(
         )
     check_material(tasks, cases, references, {"teacher": teacher, **students})
     order = np.argsort(np.asarray(cases.keys, dtype=str), kind="stable")
-    cases, references, teacher = (
-        _order_cases(cases, order),
-        _order_references(references, tasks, order),
-        _order(teacher, tasks, order),
-    )
-    patients = patient_codes(cases.patients)
-    setting = Setting(patients=patients, resamples=resamples, seed=seed, alpha=alpha)
+    cases, references = _order_cases(cases, order), _order_references(references, tasks, order)
+    teacher = _order(teacher, tasks, order)
+    setting = Setting(patients=patient_codes(cases.patients), resamples=resamples, seed=seed, alpha=alpha)
 
-    endpoints: list[Endpoint] = []
-    groups: list[Subgroup] = []
-    flips: list[Flip] = []
-    notes: list[str] = _attribute_notes(cases)
-    drawn = [curve for task in tasks for curve in _curves("teacher", task, references, teacher)]
+    parts: list[Part] = []
     for engine, given in students.items():
-        answers = _order(given, tasks, order)
-        for task in tasks:
-            compared = pair(task, references, teacher, answers)
-            measured, found = measure(compared, setting)
-            endpoints += [endpoint(engine, task, one, alpha) for one in measured]
-            notes += [note for note in (f"{engine}: {text}" for text in found) if note not in notes]
-            groups += subgroups(engine, compared, cases)
-            flips += find_flips(engine, compared, cases)
-            drawn += _curves(engine, task, references, answers)
+        student = _order(given, tasks, order)
+        parts += [_compare(engine, task, cases, references, teacher, student, setting) for task in tasks]
+    flips = [flip for part in parts for flip in part.flips]
+    endpoints = tuple(endpoint for part in parts for endpoint in part.endpoints)
+    of_teacher = [curve for task in tasks for curve in _curves("teacher", task, references, teacher)]
+
     return Evidence(
         bundle=bundle,
         bundle_digest=bundle_digest,
@@ -110,13 +110,33 @@ def prove(
         alpha=alpha,
         resamples=resamples,
         seed=seed,
-        endpoints=tuple(endpoints),
-        subgroups=tuple(groups),
+        endpoints=endpoints,
+        subgroups=tuple(group for part in parts for group in part.subgroups),
         flips=worst(flips, most_flips),
         flip_counts=count_flips(flips),
-        curves=tuple(drawn),
-        notes=tuple(notes),
+        curves=(*of_teacher, *(curve for part in parts for curve in part.curves)),
+        notes=(*_attribute_notes(cases), *(note for part in parts for note in part.notes)),
         verdict=overall(endpoints),
+    )
+
+
+def _compare(
+    engine: str,
+    task: Task,
+    cases: Cases,
+    references: References,
+    teacher: Answers,
+    student: Answers,
+    setting: Setting,
+) -> Part:
+    compared = pair(task, references, teacher, student)
+    measured, notes = measure(compared, setting)
+    return Part(
+        endpoints=[endpoint(engine, task, one, setting.alpha) for one in measured],
+        subgroups=list(subgroups(engine, compared, cases)),
+        flips=find_flips(engine, compared, cases),
+        curves=_curves(engine, task, references, student),
+        notes=[f"{engine}: {note}" for note in notes],
     )
 
 

@@ -60,10 +60,14 @@ class GivenTeacher(nn.Module):
         super().__init__()
         for task in tasks:
             if task.kind == "detection":
-                raise FoveolaError(f"task {task.name!r}", "a given module cannot teach boxes", "train a teacher with stage train")
+                raise FoveolaError(
+                    f"task {task.name!r}", "a given module cannot teach boxes", "train a teacher with stage train"
+                )
         self.module, self.normalise = module, Normalise(spec)
         self._tasks, self._input = tasks, spec
-        identity = {task.name: ((0.0,) * task.channels, (1.0,) * task.channels) for task in tasks if task.kind == "regression"}
+        identity = {
+            task.name: ((0.0,) * task.channels, (1.0,) * task.channels) for task in tasks if task.kind == "regression"
+        }
         self._scale = identity | dict(scale or {})
 
     @property
@@ -85,13 +89,17 @@ class GivenTeacher(nn.Module):
         """Raw outputs by task."""
         raw = self.module(self.normalise(x_BCHW))
         if not isinstance(raw, dict):
-            raise FoveolaError("teacher", f"its forward answers {type(raw).__name__}", "answer a dict with one tensor a task")
+            raise FoveolaError(
+                "teacher", f"its forward answers {type(raw).__name__}", "answer a dict with one tensor a task"
+            )
         for task in self._tasks:
             if task.name not in raw:
                 raise FoveolaError("teacher", f"no output for task {task.name!r}", f"it answers {', '.join(raw)}")
             if raw[task.name].shape[1] != task.channels:
                 fault = f"output {task.name!r} has {raw[task.name].shape[1]} channels, not {task.channels}"
-                raise FoveolaError("teacher", fault, f"a {task.kind} task of {len(task.classes)} classes needs {task.channels}")
+                raise FoveolaError(
+                    "teacher", fault, f"a {task.kind} task of {len(task.classes)} classes needs {task.channels}"
+                )
         return {task.name: raw[task.name] for task in self._tasks}
 
     def answer(self, x_BCHW: Tensor) -> Answered:
@@ -110,7 +118,9 @@ class Dealt(nn.Module):
         """`{task: (B, channels, ...)}`."""
         found = self.network(x_BCHW)
         whole: Tensor = found["out"] if isinstance(found, dict) else found
-        parts = torch.split(whole[:, : sum(task.channels for task in self.tasks)], [task.channels for task in self.tasks], 1)
+        parts = torch.split(
+            whole[:, : sum(task.channels for task in self.tasks)], [task.channels for task in self.tasks], 1
+        )
         return {task.name: part for task, part in zip(self.tasks, parts, strict=True)}
 
 
@@ -128,13 +138,19 @@ def build_external(plan: External) -> GivenTeacher:
     if plan.library == "timm":
         if not timm.is_model(plan.architecture):
             raise FoveolaError(where, "timm has no such network", "see timm.list_models()")
-        network = timm.create_model(plan.architecture, pretrained=False, num_classes=outputs, in_chans=plan.input.channels)
+        network = timm.create_model(
+            plan.architecture, pretrained=False, num_classes=outputs, in_chans=plan.input.channels
+        )
     else:
         if plan.architecture not in torchvision.models.list_models():
             raise FoveolaError(where, "torchvision has no such network", "see torchvision.models.list_models()")
         if plan.input.channels != 3:
             raise FoveolaError(where, "torchvision's networks take three channels", "set input.channels to 3")
-        dense = {"weights_backbone": None} if plan.architecture in torchvision.models.list_models(torchvision.models.segmentation) else {}
+        dense = (
+            {"weights_backbone": None}
+            if plan.architecture in torchvision.models.list_models(torchvision.models.segmentation)
+            else {}
+        )
         network = torchvision.models.get_model(plan.architecture, weights=None, num_classes=outputs, **dense)
     return GivenTeacher(Dealt(network, plan.tasks), plan.tasks, plan.input)
 

@@ -12,11 +12,8 @@ import msgspec
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import InputSpec
 from ...runtime.task import Task
-from ..answers import answer_images
-from ..data.arrays import prepare_arrays
 from ..data.dataset import Dataset
-from ..score import lock_thresholds
-from ..train import LOCKED, write_json
+from ..train import LOCKED, lock_teacher, write_json
 from .external import External, load_external
 
 
@@ -51,10 +48,8 @@ def take_teacher(
     tasks = tuple(dataset.task(name) for name in names) or dataset.tasks
     plan = External(library=library, architecture=architecture, input=spec, tasks=_answerable(tasks), outputs=outputs)
     teacher = load_external(plan, weights)
-    arrays = prepare_arrays(dataset.subset("val"), spec, cache=cache)
-    locked = lock_thresholds(plan.tasks, answer_images(teacher, arrays.images), arrays)
     write_json(folder / "model.json", plan)
-    write_json(folder / LOCKED, locked)
+    write_json(folder / LOCKED, lock_teacher(teacher, dataset, cache=cache))
     shutil.copyfile(weights, folder / "model.safetensors")
 
 

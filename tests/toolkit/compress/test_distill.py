@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small import PLAN, STUDENT, TASKS, TEACHER, silent, squares
+
 from foveola.runtime.task import Kind, Task
 from foveola.toolkit.compress import lessons
 from foveola.toolkit.compress.distill import Distilled, hint_loss, soft_mask_loss, soft_scalar_loss
 from foveola.toolkit.compress.lessons import cached_answers
 from foveola.toolkit.models.network import load_network
 from foveola.toolkit.train import distil_student, teacher_answers, train_teacher
-from small import PLAN, STUDENT, TASKS, TEACHER, silent, squares
 
 
 @pytest.mark.parametrize("kind", ["binary", "multilabel", "multiclass", "ordinal", "regression"])
@@ -102,12 +103,12 @@ def test_a_task_that_the_teacher_does_not_answer_is_learned_from_the_reference_a
     tasks = TASKS[:2]
     data = squares(tmp_path / "data", tasks)
     arrays = prepare_arrays(data, STUDENT.input)
-    network = Network(Architecture(role="student", backbone=STUDENT.backbone, input=STUDENT.input, tasks=tasks, width=16))
+    network = Network(
+        Architecture(role="student", backbone=STUDENT.backbone, input=STUDENT.input, tasks=tasks, width=16)
+    )
     objective = Distilled(network, soft_weight=1.0, temperature=1.0, hint_weight=0.0, hint_channels=0)
     batch = TrainingData(arrays, tasks, {}, {}).batch(np.arange(4))
 
     losses = objective(batch)
 
     assert all(float(loss.detach()) > 0 for loss in losses.values())
-
-

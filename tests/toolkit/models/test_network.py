@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.manifest import InputSpec
 from foveola.runtime.task import Task

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from foveola.runtime.task import Task
 from foveola.toolkit.parity.cases import Answers, Cases, References
 from foveola.toolkit.parity.evidence import Endpoint, Evidence
 from foveola.toolkit.parity.prove import prove
-from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 BINARY = Task(name="finding", kind="binary", classes=("no", "yes"))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student_t
+
 from foveola.toolkit.parity.bootstrap import interval, replicate_sums
 from foveola.toolkit.parity.delong import compare_auc
 from foveola.toolkit.parity.proportion import compare_proportions
-from scipy.stats import norm
-from scipy.stats import t as student_t
 
 ALPHA = 0.025
 

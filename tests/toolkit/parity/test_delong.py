@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from foveola.toolkit.parity.delong import auc, compare_auc, compare_macro_auc, lower_bound_of_perfect_auc
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from foveola.toolkit.parity.delong import auc, compare_auc, compare_macro_auc, lower_bound_of_perfect_auc
+
+# A variance of zero comes out as rounding, 1e-18 or so, and its root as 1e-9: standard errors agree to 1e-7.
 Array = NDArray[np.float64]
+Paired = tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]]
 
 
 @st.composite
-def paired(draw: st.DrawFn) -> tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]]:
+def paired(draw: st.DrawFn) -> Paired:
     """Truth with both classes, scores of two models with many ties, patients with up to four cases."""
     count = draw(st.integers(8, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -28,7 +31,7 @@ def naive_variance(truth: NDArray[np.bool_], a: Array, b: Array, patients: NDArr
 
     def kernel(scores: Array) -> Array:
         positive, negative = scores[truth][:, None], scores[~truth][None]
-        return (positive > negative) + 0.5 * (positive == negative)
+        return np.asarray((positive > negative) + 0.5 * (positive == negative))
 
     difference = kernel(b) - kernel(a)
     v10, v01, d = difference.mean(axis=1), difference.mean(axis=0), difference.mean()
@@ -45,8 +48,9 @@ def naive_variance(truth: NDArray[np.bool_], a: Array, b: Array, patients: NDArr
 
 
 @given(paired())
+@settings(deadline=None)
 def test_the_variance_is_obuchowskis_of_all_pairs(
-    data: tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]],
+    data: Paired,
 ) -> None:
     truth, teacher, student, patients = data
     assume(min(len(np.unique(patients[truth])), len(np.unique(patients[~truth]))) > 1)
@@ -57,8 +61,9 @@ def test_the_variance_is_obuchowskis_of_all_pairs(
 
 
 @given(paired())
+@settings(deadline=None)
 def test_with_one_case_a_patient_it_is_delongs_variance(
-    data: tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]],
+    data: Paired,
 ) -> None:
     truth, teacher, student, _ = data
 
@@ -72,46 +77,49 @@ def test_with_one_case_a_patient_it_is_delongs_variance(
 
 
 @given(paired(), st.integers(0, 2**32 - 1))
-def test_the_order_of_the_cases_does_not_matter(
-    data: tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]], seed: int
-) -> None:
+@settings(deadline=None)
+def test_the_order_of_the_cases_does_not_matter(data: Paired, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(len(data[0]))
 
-    one, other = compare_auc(*data), compare_auc(*(array[order] for array in data))
+    truth, teacher, student, patients = data
+    one = compare_auc(*data)
+    other = compare_auc(truth[order], teacher[order], student[order], patients[order])
 
     assert one.difference == pytest.approx(other.difference, abs=1e-12)
-    assert one.se == pytest.approx(other.se, abs=1e-12, nan_ok=True)
+    assert one.se == pytest.approx(other.se, abs=1e-7, nan_ok=True)
 
 
 @given(paired())
+@settings(deadline=None)
 def test_swapping_the_models_negates_the_difference(
-    data: tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]],
+    data: Paired,
 ) -> None:
     truth, teacher, student, patients = data
 
     one, other = compare_auc(truth, teacher, student, patients), compare_auc(truth, student, teacher, patients)
 
     assert one.difference == -other.difference
-    assert one.se == pytest.approx(other.se, nan_ok=True)
+    assert one.se == pytest.approx(other.se, abs=1e-7, nan_ok=True)
 
 
 @given(paired())
+@settings(deadline=None)
 def test_an_increasing_map_of_the_scores_changes_nothing(
-    data: tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]],
+    data: Paired,
 ) -> None:
     truth, teacher, student, patients = data
 
     one = compare_auc(truth, teacher, student, patients)
     other = compare_auc(truth, np.exp(teacher / 10), 3 * student - 7, patients)
 
-    assert (one.difference, one.se) == pytest.approx((other.difference, other.se), nan_ok=True)
+    assert (one.difference, one.se) == pytest.approx((other.difference, other.se), abs=1e-7, nan_ok=True)
     assert compare_auc(truth, teacher, np.exp(teacher / 10), patients).same_ranks
 
 
 @given(paired())
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_a_macro_auc_of_copies_of_one_label_is_that_label(
-    data: tuple[NDArray[np.bool_], Array, Array, NDArray[np.intp]],
+    data: Paired,
 ) -> None:
     truth, teacher, student, patients = data
 
@@ -119,7 +127,7 @@ def test_a_macro_auc_of_copies_of_one_label_is_that_label(
     copies = [np.stack([array.astype(np.float64)] * 3, axis=1) for array in (truth, teacher, student)]
     three = compare_macro_auc(copies[0], copies[1], copies[2], patients)
 
-    assert (three.difference, three.se) == pytest.approx((one.difference, one.se), nan_ok=True)
+    assert (three.difference, three.se) == pytest.approx((one.difference, one.se), abs=1e-7, nan_ok=True)
 
 
 def test_a_label_not_known_leaves_only_that_label() -> None:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from foveola.toolkit.parity.detection import average_precision, match_class, match_image, overlap, replicate_precision
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
+from foveola.toolkit.parity.detection import average_precision, match_class, match_image, overlap, replicate_precision
 
 Array = NDArray[np.float64]
 
@@ -45,6 +46,7 @@ def test_perfect_answers_have_precision_one_and_no_answers_none() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
 def test_a_resample_has_the_precision_of_the_images_it_repeats(seed: int) -> None:
     rng = np.random.default_rng(seed)
     answers, truths = random_boxes(rng, 6)

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from foveola.toolkit.parity.proportion import FEW, compare_proportions, needed_pairs, tango_interval
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from foveola.toolkit.parity.proportion import FEW, compare_proportions, needed_pairs, tango_interval
 
 COUNTS = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(0, 200)).filter(lambda c: sum(c) > 0)
 
 
 @given(COUNTS)
+@settings(deadline=None)
 def test_swapping_the_models_mirrors_the_interval(counts: tuple[int, int, int]) -> None:
     gains, losses, same = counts
     pairs = gains + losses + same
@@ -22,6 +24,7 @@ def test_swapping_the_models_mirrors_the_interval(counts: tuple[int, int, int]) 
 
 
 @given(st.integers(1, 2000))
+@settings(deadline=None)
 def test_without_a_discordant_pair_the_interval_is_not_empty(pairs: int) -> None:
     low, high = tango_interval(0, 0, pairs, 0.025)
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from foveola.toolkit.parity.evidence import Endpoint, Verdict
 from foveola.toolkit.parity.verdict import judge, needed_cases, overall
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,7 @@ def test_the_whole_proof_is_as_good_as_its_worst_primary_endpoint() -> None:
 
 
 @given(st.integers(10, 5000), st.floats(0.001, 0.2), st.floats(0.005, 0.1))
+@settings(deadline=None)
 def test_the_needed_cases_give_eighty_percent_power(cases: int, reach: float, margin: float) -> None:
     needed = needed_cases(cases, reach, margin, 0.025)
 

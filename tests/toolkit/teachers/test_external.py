@@ -6,17 +6,17 @@ import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
+from small import TASKS, squares
+from torch import Tensor, nn
+
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.manifest import InputSpec
-from foveola.runtime.task import Task
 from foveola.toolkit.answers import answer_images
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.teachers.external import External, GivenTeacher, build_external, load_teacher
 from foveola.toolkit.teachers.take import take_teacher
 from foveola.toolkit.train import read_locked
-from safetensors.torch import save_file
-from small import TASKS, squares
-from torch import Tensor, nn
 
 RGB = InputSpec(height=64, width=64, channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 GREY = InputSpec(height=64, width=64, channels=1)
