@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from .errors import FoveolaError, MissingPartError
 from .manifest import EngineName, EngineOptions, OnnxRuntimeOptions, OpenVinoOptions
+from .offline import forbid_telemetry
 
 INPUT = "image"
 INSTALL: dict[EngineName, str] = {"onnxruntime": "pip install foveola", "openvino": "pip install 'foveola[openvino]'"}
@@ -68,6 +69,7 @@ def open_session(options: EngineOptions, members: Mapping[str, bytes]) -> Sessio
 
 class _OnnxRuntime:
     def __init__(self, options: EngineOptions, members: Mapping[str, bytes]) -> None:
+        forbid_telemetry()
         import onnxruntime
 
         state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")  # no stubs, and no better home
@@ -116,6 +118,7 @@ def _ort_options(onnxruntime: Any, options: OnnxRuntimeOptions) -> Any:
 
 class _OpenVino:
     def __init__(self, options: EngineOptions, members: Mapping[str, bytes]) -> None:
+        forbid_telemetry()
         import openvino
 
         assert isinstance(options, OpenVinoOptions)

@@ -54,6 +54,18 @@ class MissingPartError(FoveolaError):
     exit_code = ExitCode.PART_MISSING
 
 
+class ProofFailedError(FoveolaError):
+    """The proof says that the student is worse (exit code 3)."""
+
+    exit_code = ExitCode.PROOF_FAILED
+
+
+class UnderpoweredError(FoveolaError):
+    """The proof could not decide (exit code 6)."""
+
+    exit_code = ExitCode.UNDERPOWERED
+
+
 class NotVouchedError(FoveolaError):
     """A signature or digest does not hold, or there is no key to hold it against (exit code 5)."""
 

@@ -9,7 +9,7 @@ Shapes: N cases, C classes, M measures. What a network's raw output and a data s
 | multiclass | C labels | (N, C) logits | (N, 1) index | accuracy |
 | ordinal | C grades, rising | (N, C-1) logits of "above grade k" | (N, 1) index | kappa (quadratic) |
 | regression | M measures | (N, M) standardised values | (N, M) in the unit | mae |
-| segmentation | C structures | (N, C+1, h, w) softmax, 0 = none; or (N, C, h, w) sigmoid | label map or C masks | dice |
+| segmentation | C structures | (N, C+1, h, w) softmax, 0 none; or (N, C, h, w) sigmoid | label map or C masks | dice |
 | detection | C labels | boxes and scores on a grid | boxes in pixels | map50 |
 
 A gap (target not known) is NaN, or None for masks and boxes, and is masked in every loss and every metric.

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from ..runtime.errors import ExitCode, FoveolaError, MissingPartError
+from ..runtime.offline import forbid_telemetry
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -22,6 +23,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Args:
         args: the words after `foveola`; None: those of the process.
     """
+    forbid_telemetry()
     try:
         return _invoke(args)
     except FoveolaError as error:

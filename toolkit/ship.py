@@ -26,7 +26,7 @@ from ..export.signing import make_keys, sign_members
 from ..runtime.answer import decode_boxes
 from ..runtime.bundle import Bundle, read_unverified, write_bundle
 from ..runtime.engine import Session, engine_of, open_session
-from ..runtime.errors import FoveolaError
+from ..runtime.errors import FoveolaError, ProofFailedError, UnderpoweredError
 from ..runtime.manifest import (
     FORMAT,
     Calibration,
@@ -265,7 +265,8 @@ def sign_core(
         )
     if require == "pass" and evidence.verdict != "pass":
         mend = "require: any signs it all the same, with its verdict inside"
-        raise FoveolaError(name, f"is not signed, since its proof says {evidence.verdict}", mend)
+        kind = ProofFailedError if evidence.verdict == "fail" else UnderpoweredError
+        raise kind(name, f"is not signed, since its proof says {evidence.verdict}", mend)
     members["parity.json"] = (proof / "parity.json").read_bytes()
     members["report.html"] = (proof / "report.html").read_bytes()
     private = key or demo_key(cache)

@@ -29,8 +29,8 @@ def nodules(shadow: Shadow, rng: np.random.Generator) -> Change:
     soft, boxes = np.zeros_like(shadow.x), list[BoxRow]()
     for _ in range(int(rng.choice((1, 1, 2, 2, 3)))):
         centre = _place(shadow, shadow.right_depth + shadow.left_depth, shadow.right | shadow.left, rng, least=0.45)
-        radius = float(np.exp(rng.uniform(np.log(0.038), np.log(0.095))))
-        dense = float(rng.uniform(0.65, 1.25)) * (0.05 / radius) ** 0.25
+        radius = float(np.exp(rng.uniform(np.log(0.042), np.log(0.105))))
+        dense = float(rng.uniform(0.8, 1.5)) * (0.055 / radius) ** 0.25
         stretch, angle = float(rng.uniform(0.85, 1.18)), float(rng.uniform(0, np.pi))
         dx, dy = shadow.x - centre[0], shadow.y - centre[1]
         u, v = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
@@ -72,8 +72,14 @@ def effusion(shadow: Shadow, rng: np.random.Generator) -> Change:
         depth = shadow.right_depth if right else shadow.left_depth
         base = shadow.base_right if right else shadow.base_left
         s = np.abs(shadow.x)
-        rise = float(np.exp(rng.uniform(np.log(0.05), np.log(0.50))))
-        level = base + 0.10 - rise - 0.22 * np.clip((s - 0.30) / 0.35, 0, 1.3) ** 2 - 0.03 * np.clip(0.25 - s, 0, 1)
+        rise = float(np.exp(rng.uniform(np.log(0.02), np.log(0.40))))
+        level = (
+            base
+            + 0.10
+            - rise
+            - (0.10 + 0.35 * rise) * np.clip((s - 0.30) / 0.35, 0, 1.3) ** 2
+            - 0.03 * np.clip(0.25 - s, 0, 1)
+        )
         wet = soft_step(shadow.y - level, 0.022) * (depth > 0)
         air *= 1 - 0.93 * wet
         soft += 0.42 * wet * soft_step(shadow.y - level, 0.15)
@@ -115,7 +121,7 @@ def lung_vessels(body: Body, pose: Pose, shadow: Shadow, rng: np.random.Generato
     half = np.asarray(picture.resize((size, size), Image.Resampling.BOX), np.float32) / 255
     root = np.exp(-(((np.abs(shadow.x) - 0.13) / 0.055) ** 2) - ((shadow.y + 0.12) / 0.13) ** 2)
     inside = np.maximum(shadow.right_depth, shadow.left_depth)
-    return np.asarray(body.vessels * (0.50 * half * inside + 0.26 * root), np.float32)
+    return np.asarray(body.vessels * (0.44 * half * inside + 0.26 * root), np.float32)
 
 
 def lung_texture(shadow: Shadow, rng: np.random.Generator) -> F32:

@@ -45,16 +45,17 @@ def draw_body(rng: np.random.Generator, *, enlarged: bool) -> Body:
     female = bool(rng.random() < 0.5)
     age = float(np.clip(rng.normal(54, 18), 18, 92))
     old = (age - 54) / 38  # -1 to 1
-    ratio = rng.normal(0.600, 0.036) if enlarged else rng.normal(0.445, 0.030) + 0.012 * old
+    # An enlarged heart is wider than half of the rib cage; seen from the front any heart looks wider than it is.
+    ratio = max(0.505, rng.normal(0.565, 0.040)) if enlarged else min(0.495, rng.normal(0.445, 0.032) + 0.012 * old)
     return Body(
         female=female,
         age=age,
         bulk=float(np.clip(rng.normal(1.0, 0.10), 0.8, 1.3)),
-        chest_width=float(np.clip(rng.normal(0.615 if female else 0.655, 0.028), 0.53, 0.74)),
+        chest_width=float(np.clip(rng.normal(0.62 if female else 0.65, 0.030), 0.53, 0.74)),
         apex=float(rng.normal(-0.70, 0.03)),
         heart=float(np.clip(ratio, 0.36, 0.72)),
         heart_tilt=float(rng.normal(0.55, 0.10)),
-        breast=float(max(0.0, rng.normal(0.62, 0.22))) if female else float(max(0.0, rng.normal(0.02, 0.07))),
+        breast=float(max(0.0, rng.normal(0.42, 0.22))) if female else float(max(0.0, rng.normal(0.05, 0.10))),
         knob=float(np.clip(0.062 + 0.026 * old + rng.normal(0, 0.007), 0.03, 0.12)),
         bone=float(np.clip(1.0 - 0.28 * old + rng.normal(0, 0.08) - 0.06 * female, 0.5, 1.45)),
         rib_gap=float(rng.normal(0.122, 0.005)),
@@ -69,7 +70,7 @@ def draw_pose(rng: np.random.Generator, *, ap: bool) -> Pose:
     loose = 1.8 if ap else 1.0
     return Pose(
         ap=ap,
-        breath=float(rng.normal(-0.55 if ap else 0.35, 0.35)),
+        breath=float(rng.normal(-0.35 if ap else 0.25, 0.45)),
         turn=float(rng.normal(0, 0.018 * loose)),
         zoom=float(np.clip(rng.normal(1.20, 0.045 * loose), 1.0, 1.4)),
         shift_x=float(rng.normal(0, 0.02 * loose)),

@@ -1,0 +1,143 @@
+"""The whole road by the real command: killed at any point and started again, and the shipped recipes shortened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from foveola.runtime.bundle import open_bundle, read_unverified
+from foveola.runtime.errors import ExitCode
+from foveola.toolkit.parity.evidence import decode_evidence
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+PROVED = {ExitCode.DONE, ExitCode.PROOF_FAILED, ExitCode.UNDERPOWERED}
+INPUT = "{height: 64, width: 64, channels: 1, window: percentile}"
+
+TINY = f"""
+name: tiny
+device: generic-x86
+seed: 3
+data: {{stage: phantom, patients: 24, size: 64, shares: {{train: 0.3, val: 0.3, calibration: 0.2, test: 0.2}}}}
+tasks:
+  view: {{kind: binary, classes: [PA, AP]}}
+  lungs: {{kind: segmentation, classes: [right_lung, left_lung], columns: [mask_lungs]}}
+  boxes: {{kind: detection, classes: [nodule, effusion, opacity]}}
+steps:
+  teacher: {{stage: train, backbone: resnet10t, input: {INPUT}, width: 8, output_stride: 32, epochs: 2, batch_size: 8}}
+  student:
+    {{stage: distill, teacher: teacher, backbone: mobilenetv4_conv_small_035, input: {INPUT}, width: 8, epochs: 2, batch_size: 8}}
+  int8: {{stage: quantize, of: student, min_images: 2}}
+  bundle: {{stage: export, of: int8}}
+  proof: {{stage: parity, bundle: bundle, against: teacher, resamples: 100}}
+  ship: {{stage: sign, bundle: bundle, proof: proof, require: any}}
+"""
+SHORT_TEACHER = ("backbone=resnet10t", "epochs=1", "width=8", "output_stride=32", "input.height=64", "input.width=64")
+SHORT_STUDENT = ("epochs=1", "width=8", "mask_stride=8", "input.height=64", "input.width=64")
+
+
+def command(recipe: str, runs: Path, *changes: str) -> list[str]:
+    sets = [word for change in changes for word in ("--set", change)]
+    return [sys.executable, "-m", "foveola.toolkit", "run", recipe, "--runs", str(runs), *sets]
+
+
+def environment() -> dict[str, str]:
+    # Equal bytes need an equal number of threads.
+    return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def finish(recipe: str, runs: Path, *changes: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(recipe, runs, *changes), env=environment(), capture_output=True, text=True, timeout=900)
+    assert done.returncode in PROVED, done.stderr[-3000:]
+    return done
+
+
+def kill_after(recipe: Path, runs: Path, sign: str) -> bool:
+    """Start a run and kill it at once with SIGKILL when its log says `sign`; False when it ended before."""
+    with subprocess.Popen(command(str(recipe), runs), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if sign in line:
+                run.send_signal(signal.SIGKILL)
+                run.wait()
+                return True
+    return False
+
+
+def bundle_of(runs: Path, name: str) -> Path:
+    (path,) = (runs / name).glob(f"ship-*/{name}.foveola")
+    return path
+
+
+# Where the run is killed: when these words appear in its log.
+SIGNS = ("] data: first run", "] teacher: first run", "] student: first run", "] int8: first run", "] proof: first run")
+
+
+@pytest.mark.parametrize("signs", [SIGNS[1::2]], ids=["short"])
+def test_a_run_killed_anywhere_ends_with_the_bundle_of_an_uninterrupted_one(tmp_path: Path, signs: tuple[str, ...]) -> None:
+    check_killed(tmp_path, signs)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_every_step_and_moment_ends_with_the_same_bundle(tmp_path: Path) -> None:
+    check_killed(tmp_path, (*SIGNS, "] bundle: first run", "] ship: first run"), delays=(0.0, 0.4, 1.5))
+
+
+def check_killed(tmp_path: Path, signs: tuple[str, ...], delays: tuple[float, ...] = (0.3,)) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+    finish(str(recipe), tmp_path / "whole")
+    kills = 0
+    for sign in signs:
+        for delay in delays:
+            kills += kill_late(recipe, tmp_path / "broken", sign.replace("first run", ""), delay)
+    finished = {path.name for path in (tmp_path / "broken/tiny").iterdir() if path.is_dir() and "." not in path.name}
+    finish(str(recipe), tmp_path / "broken")
+
+    assert kills >= len(signs) - 1
+    after = {path.name for path in (tmp_path / "broken/tiny").iterdir()}
+    assert finished <= after  # no finished step was lost
+    whole, broken = (read_unverified(bundle_of(tmp_path / runs, "tiny")) for runs in ("whole", "broken"))
+    assert whole.digest == broken.digest
+    assert {n: d for n, d in whole.members.items() if n != "model.sig"} == {
+        n: d for n, d in broken.members.items() if n != "model.sig"
+    }
+
+
+def kill_late(recipe: Path, runs: Path, sign: str, delay: float) -> int:
+    """As `kill_after`, a moment after the sign; 0 when the run was over by then."""
+    with subprocess.Popen(command(str(recipe), runs), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if sign in line and "reused" not in line:
+                time.sleep(delay)
+                run.send_signal(signal.SIGKILL)
+                return int(run.wait() == -signal.SIGKILL)
+    return 0
+
+
+@pytest.mark.parametrize(("recipe", "folder"), [("chest-xray", "cxr"), ("fundus", "fundus")])
+def test_the_recipe_for_real_images_runs_shortened(recipe: str, folder: str, tmp_path: Path) -> None:
+    if not (SHARED / folder / "manifest.csv").is_file():
+        pytest.skip(f"the real images ({folder}) are not beside this checkout")
+    changes = [f"data.root={SHARED / folder}", "steps.proof.resamples=200", "steps.speed.repeats=2"]
+    changes += [f"steps.teacher.{change}" for change in SHORT_TEACHER]
+    changes += [f"steps.student.{change}" for change in SHORT_STUDENT]
+
+    done = finish(recipe, tmp_path, *changes)
+
+    bundle = open_bundle(bundle_of(tmp_path, recipe))
+    evidence = decode_evidence(bundle.members["parity.json"])
+    assert evidence.verdict != "pass"  # one epoch teaches nothing, and the proof must say so
+    assert {endpoint.engine for endpoint in evidence.endpoints} == {"onnxruntime", "openvino"}
+    assert {endpoint.task for endpoint in evidence.endpoints} == {output.task.name for output in bundle.manifest.outputs}
+    assert bundle.manifest.calibration.images >= bundle.manifest.calibration.min_images
+    assert bundle.manifest.calibration.min_images == (128 if recipe == "chest-xray" else 20)
+    assert "speed-up" in done.stdout
+    assert "report.html" in done.stdout
