@@ -53,6 +53,7 @@ class TrainingData:
         target_mean: dict[str, tuple[float, ...]],
         target_std: dict[str, tuple[float, ...]],
         teacher: RawAnswers | None = None,
+        teacher_scale: float = 1.0,
     ) -> None:
         self.images = arrays.images
         self.scalars = {}
@@ -66,6 +67,7 @@ class TrainingData:
         self.masks = {task.name: arrays.masks[task.name] for task in tasks if task.kind == "segmentation"}
         self.boxes = {task.name: arrays.boxes[task.name] for task in tasks if task.kind == "detection"}
         self.teacher = teacher
+        self.teacher_scale = teacher_scale  # student's input pixels per pixel of the teacher's input
 
     def __len__(self) -> int:
         return len(self.images)
@@ -87,7 +89,7 @@ class TrainingData:
             else {n: torch.from_numpy(v[index]).float() for n, v in self.teacher.raw.items()},
             soft_boxes={}
             if self.teacher is None
-            else {n: [_soft(b[i]) for i in index] for n, b in self.teacher.boxes.items()},
+            else {n: [_soft(b[i], self.teacher_scale) for i in index] for n, b in self.teacher.boxes.items()},
             hint=None
             if self.teacher is None or self.teacher.hint is None
             else torch.from_numpy(self.teacher.hint[index]).float(),
@@ -95,8 +97,10 @@ class TrainingData:
         )
 
 
-def _soft(boxes: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(boxes[:, [0, 1, 2, 3, 5, 4]].astype(np.float32))
+def _soft(boxes: NDArray[np.float32], scale: float) -> Tensor:
+    soft = torch.from_numpy(boxes[:, [0, 1, 2, 3, 5, 4]].astype(np.float32))
+    soft[:, :4] *= scale
+    return soft
 
 
 def augment(batch: Batch, how: Augment, generator: torch.Generator) -> Batch:

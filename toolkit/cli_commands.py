@@ -14,7 +14,7 @@ from .cli_run import plan, recipes, run, schema
 @click.group(
     cls=Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=example("foveola run demo", "foveola predict runs/demo/sign-*/demo.foveola image.png"),
+    epilog=example("foveola run demo", "foveola predict runs/demo/ship-*/demo.foveola image.png"),
 )
 @click.version_option(__version__, prog_name="foveola")
 def foveola() -> None:

@@ -62,4 +62,5 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     input: InputSpec
     width: int
     mask_stride: Literal[4, 8] = 8
+    box_stride: Literal[4, 8] = 8
     output_stride: Literal[8, 16, 32] = 32

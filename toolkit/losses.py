@@ -108,7 +108,8 @@ def anchor_free_loss(boxes_B4hw: Tensor, scores_BThw: Tensor, targets: Sequence[
         wanted = torch.zeros_like(scores_BThw[i].flatten(1).T, dtype=torch.float32)
         if positive.any():
             matched = target[chosen[positive]]
-            quality = box_iou(predicted[positive].detach(), matched[:, :4]).diagonal().clamp(min=0.05)
+            # Li et al. take the IoU itself; half of it is given here, since short trainings start with an IoU near zero.
+            quality = 0.5 + 0.5 * box_iou(predicted[positive].detach(), matched[:, :4]).diagonal()
             if target.shape[1] > 5:  # a teacher's box counts by the teacher's confidence
                 quality = quality * matched[:, 5]
             wanted[positive, matched[:, 4].long()] = quality
@@ -130,16 +131,19 @@ def quality_focal_loss(logits: Tensor, wanted: Tensor, beta: float = 2.0) -> Ten
 def assign_points(points_P2: Tensor, boxes: Tensor, stride: int, radius: float = 1.5) -> Tensor:
     """For each grid point the index of the box that it must find, or -1 (FCOS centre sampling).
 
-    A point belongs to the smallest box that it lies in, if it is within `radius` cells of that box's centre. The point
-    nearest to a box's centre always belongs to it, so that a box smaller than a cell is not lost.
+    A point belongs to the smallest box that it lies in, if it is within `radius` cells of that box's centre, or within
+    a quarter of its width and height. The point nearest to a box's centre always belongs to it, so that a box smaller
+    than a cell is not lost.
     """
     chosen = torch.full((len(points_P2),), -1, dtype=torch.long, device=points_P2.device)
     if len(boxes) == 0:
         return chosen
     centre = (boxes[:, :2] + boxes[:, 2:4]) / 2
-    offset = (points_P2[:, None] - centre[None]).abs().amax(-1)  # (P, M), in pixels
+    away = (points_P2[:, None] - centre[None]).abs()  # (P, M, 2), in pixels
+    offset = away.amax(-1)
     inside = ((points_P2[:, None] > boxes[None, :, :2]) & (points_P2[:, None] < boxes[None, :, 2:4])).all(-1)
-    good = inside & (offset < radius * stride)
+    reach = torch.maximum((boxes[:, 2:4] - boxes[:, :2]) / 4, torch.full_like(centre, radius * stride))
+    good = inside & (away < reach).all(-1)
     good[offset.argmin(0), torch.arange(len(boxes), device=good.device)] = True
     area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[None].expand_as(offset)
     best = torch.where(good, area, torch.full_like(area, torch.inf)).min(1)

@@ -81,6 +81,7 @@ def compress_teacher(
         student,
         plan,
         answers,
+        taught_on=teacher.input,
         soft_weight=soft_weight,
         temperature=temperature,
         hint_weight=0.5,

@@ -47,7 +47,7 @@ from .compress.quantise import CALIBRATION, INT8_GRAPH, graph_outputs
 from .data.arrays import Arrays, prepare_arrays
 from .data.dataset import Dataset
 from .models.network import Network, load_network, tensor_names
-from .models.student_heads import MAX_BOXES, NMS_IOU, SCORE_FLOOR, AnchorFreeHead
+from .models.student_heads import MAX_BOXES, NMS_IOU, SCORE_FLOOR
 from .parity.evidence import decode_evidence
 from .score import lock_thresholds
 from .stage import digest_path
@@ -101,9 +101,7 @@ def make_core(
     val = prepare_arrays(dataset.subset("val"), network.input, cache=cache)
     if len(val) == 0:
         raise FoveolaError(str(dataset.root), "no case in split 'val'", "thresholds are locked there; add some")
-    answers = session_answers(
-        sessions[engines[0]], network.tasks, val.images, network.input.height, network.input.width
-    )
+    answers = session_answers(sessions[engines[0]], network, val.images)
     outputs = task_outputs(network, lock_thresholds(network.tasks, answers, val))
 
     progress(2, 4, "comparing every artefact with torch")
@@ -176,7 +174,7 @@ def task_outputs(network: Network, locked: Mapping[str, tuple[float, ...]]) -> t
                 thresholds=locked.get(task.name, ()),
                 mean=mean,
                 std=std,
-                stride=AnchorFreeHead.stride if boxes else 0,
+                stride=network.architecture.box_stride if boxes else 0,
                 nms_iou=NMS_IOU,
                 score_floor=SCORE_FLOOR,
                 max_boxes=MAX_BOXES,
@@ -190,12 +188,10 @@ def shipped_task(task: Task) -> Task:
     return msgspec.structs.replace(task, columns=(), ignore_column="", weight=1.0, margins={})
 
 
-def session_answers(
-    session: Session, tasks: Sequence[Task], images: NDArray[np.float32], height: int, width: int
-) -> RawAnswers:
+def session_answers(session: Session, network: Network, images: NDArray[np.float32]) -> RawAnswers:
     """An artefact's raw answers to prepared images (N, C, H, W), one at a time as on the device."""
-    raw: dict[str, list[NDArray[np.float32]]] = {task.name: [] for task in tasks if task.kind != "detection"}
-    boxes: dict[str, list[NDArray[np.float32]]] = {task.name: [] for task in tasks if task.kind == "detection"}
+    raw: dict[str, list[NDArray[np.float32]]] = {task.name: [] for task in network.tasks if task.kind != "detection"}
+    boxes: dict[str, list[NDArray[np.float32]]] = {task.name: [] for task in network.tasks if task.kind == "detection"}
     for i in range(len(images)):
         found = session.run(np.ascontiguousarray(images[i : i + 1]))
         for name, many in raw.items():
@@ -206,9 +202,9 @@ def session_answers(
                 decode_boxes(
                     sides,
                     scores,
-                    stride=AnchorFreeHead.stride,
-                    height=height,
-                    width=width,
+                    stride=network.architecture.box_stride,
+                    height=network.input.height,
+                    width=network.input.width,
                     nms_iou=NMS_IOU,
                     score_floor=SCORE_FLOOR,
                     max_boxes=MAX_BOXES,

@@ -256,6 +256,7 @@ class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         teacher: the step of the teacher.
         width: channels of the student's decoder.
         mask_stride: input pixels per mask cell.
+        box_stride: input pixels per cell of the detector's grid.
         soft_weight: share of the teacher's lesson in the loss.
         temperature: by which the teacher's logits are softened.
         hint_weight: weight of the feature hint; 0 for none.
@@ -267,6 +268,7 @@ class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     teacher: str
     width: Count = 64
     mask_stride: Literal[4, 8] = 8
+    box_stride: Literal[4, 8] = 8
     soft_weight: Share = 0.7
     temperature: Above = 2.0
     hint_weight: Annotated[float, Meta(ge=0)] = 0.5
@@ -274,18 +276,26 @@ class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def run(self, work: Work) -> None:
         """Ask the teacher once, then train; resumes at the last epoch."""
         from .compress.lessons import cached_answers, write_taught
+        from .teachers.external import read_input
         from .train import distil_student
 
         dataset = dataset_of(work)
         answers = cached_answers(
             work.inputs["teacher"], work.digests["teacher"], dataset.subset("train"), work.cache, work.progress
         )
-        shape = Shape(backbone=self.backbone, input=self.input, width=self.width, mask_stride=self.mask_stride)
+        shape = Shape(
+            backbone=self.backbone,
+            input=self.input,
+            width=self.width,
+            mask_stride=self.mask_stride,
+            box_stride=self.box_stride,
+        )
         distil_student(
             dataset,
             shape,
             self.plan(),
             answers,
+            taught_on=read_input(work.inputs["teacher"]),
             soft_weight=self.soft_weight,
             temperature=self.temperature,
             hint_weight=self.hint_weight,

@@ -138,6 +138,9 @@ def _needs(evidence: Evidence) -> list[str]:
     lines: list[str] = []
     for task, endpoint in most.items():
         what = " ".join(filter(None, (endpoint.label, endpoint.metric)))
-        needed, here = thousands(endpoint.needed_cases or 0), thousands(endpoint.cases)
-        lines.append(f"  {task}: {what} needs about {needed} cases (here {here})")
+        needed, here = endpoint.needed_cases or 0, endpoint.cases
+        if needed > here:
+            lines.append(f"  {task}: {what} needs about {thousands(needed)} cases (here {thousands(here)})")
+        else:  # the number is that of a student without any loss
+            lines.append(f"  {task}: {what} is undecided on {thousands(here)} cases; the loss seen is near the margin")
     return lines

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from ..runtime.errors import FoveolaError
+from ..runtime.manifest import InputSpec
 from .answers import RawAnswers, answer_images
 from .batches import TrainingData
 from .compress.distill import Distilled
@@ -59,7 +60,7 @@ def train_teacher(
     network = _new_network("teacher", dataset, shape, seed)
     if weights is not None:
         start_backbone(network, weights)
-    return _train(Supervised(network), dataset, plan, None, folder=folder, cache=cache, seed=seed, report=report)
+    return _train(Supervised(network), dataset, plan, None, 1.0, folder=folder, cache=cache, seed=seed, report=report)
 
 
 def distil_student(
@@ -68,6 +69,7 @@ def distil_student(
     plan: Plan,
     answers: RawAnswers,
     *,
+    taught_on: InputSpec,
     soft_weight: float,
     temperature: float,
     hint_weight: float,
@@ -84,6 +86,7 @@ def distil_student(
         shape: the student.
         plan: the training.
         answers: the teacher's, one for each train case in order (`teacher_answers`).
+        taught_on: the teacher's input; another size is fine, another part of the picture is not.
         soft_weight: share of the teacher's lesson in each task's loss, 0..1.
         temperature: by which logits are softened.
         hint_weight: weight of the feature hint; 0 for none.
@@ -92,7 +95,11 @@ def distil_student(
         seed: of everything random.
         report: progress.
         weights: a safetensors checkpoint of the backbone to start from.
+
+    Raises:
+        FoveolaError: teacher and student see different parts of a picture.
     """
+    scale = input_scale(taught_on, shape.input)
     network = _new_network("student", dataset, shape, seed)
     if weights is not None:
         start_backbone(network, weights)
@@ -101,7 +108,24 @@ def distil_student(
     objective = Distilled(
         network, soft_weight=soft_weight, temperature=temperature, hint_weight=hint_weight, hint_channels=channels
     )
-    return _train(objective, dataset, plan, answers, folder=folder, cache=cache, seed=seed, report=report)
+    return _train(objective, dataset, plan, answers, scale, folder=folder, cache=cache, seed=seed, report=report)
+
+
+def input_scale(teacher: InputSpec, student: InputSpec) -> float:
+    """Student's input pixels per pixel of the teacher's input.
+
+    Raises:
+        FoveolaError: they crop or fit differently, so that masks and boxes of one are in other places for the other.
+    """
+    same = (teacher.crop, teacher.fit) == (student.crop, student.fit)
+    if not same or teacher.height * student.width != teacher.width * student.height:
+        fault = f"the student sees {_seen(student)}, its teacher {_seen(teacher)}"
+        raise FoveolaError("input", fault, "give both the same crop, fit and aspect ratio")
+    return student.width / teacher.width
+
+
+def _seen(spec: InputSpec) -> str:
+    return f"{spec.width} x {spec.height} (crop {spec.crop}, fit {spec.fit})"
 
 
 def teacher_answers(
@@ -174,6 +198,7 @@ def _new_network(role: Literal["teacher", "student"], dataset: Dataset, shape: S
             tasks=dataset.tasks,
             width=shape.width,
             mask_stride=shape.mask_stride,
+            box_stride=shape.box_stride,
             output_stride=shape.output_stride,
             target_mean=mean,
             target_std=std,
@@ -201,6 +226,7 @@ def _train(
     dataset: Dataset,
     plan: Plan,
     answers: RawAnswers | None,
+    scale: float,
     *,
     folder: Path,
     cache: Path,
@@ -216,7 +242,7 @@ def _train(
             raise FoveolaError(str(dataset.root), f"{len(part)} case(s) in split {name!r}", "at least two are needed")
     arrays = prepare_arrays(train, spec, cache=cache)
     val_arrays = prepare_arrays(val, spec, cache=cache)
-    data = TrainingData(arrays, tasks, architecture.target_mean, architecture.target_std, answers)
+    data = TrainingData(arrays, tasks, architecture.target_mean, architecture.target_std, answers, scale)
 
     def validate(candidate: Network) -> Scores:
         return score_answers(tasks, _answers(candidate, val_arrays), val_arrays, network.target_scale)

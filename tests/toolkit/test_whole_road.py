@@ -53,14 +53,18 @@ def environment() -> dict[str, str]:
 
 
 def finish(recipe: str, runs: Path, *changes: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(recipe, runs, *changes), env=environment(), capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        command(recipe, runs, *changes), env=environment(), capture_output=True, text=True, timeout=900
+    )
     assert done.returncode in PROVED, done.stderr[-3000:]
     return done
 
 
 def kill_after(recipe: Path, runs: Path, sign: str) -> bool:
     """Start a run and kill it at once with SIGKILL when its log says `sign`; False when it ended before."""
-    with subprocess.Popen(command(str(recipe), runs), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        command(str(recipe), runs), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as run:
         assert run.stderr is not None
         for line in run.stderr:
             if sign in line:
@@ -80,7 +84,9 @@ SIGNS = ("] data: first run", "] teacher: first run", "] student: first run", "]
 
 
 @pytest.mark.parametrize("signs", [SIGNS[1::2]], ids=["short"])
-def test_a_run_killed_anywhere_ends_with_the_bundle_of_an_uninterrupted_one(tmp_path: Path, signs: tuple[str, ...]) -> None:
+def test_a_run_killed_anywhere_ends_with_the_bundle_of_an_uninterrupted_one(
+    tmp_path: Path, signs: tuple[str, ...]
+) -> None:
     check_killed(tmp_path, signs)
 
 
@@ -112,7 +118,9 @@ def check_killed(tmp_path: Path, signs: tuple[str, ...], delays: tuple[float, ..
 
 def kill_late(recipe: Path, runs: Path, sign: str, delay: float) -> int:
     """As `kill_after`, a moment after the sign; 0 when the run was over by then."""
-    with subprocess.Popen(command(str(recipe), runs), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        command(str(recipe), runs), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as run:
         assert run.stderr is not None
         for line in run.stderr:
             if sign in line and "reused" not in line:
@@ -136,7 +144,9 @@ def test_the_recipe_for_real_images_runs_shortened(recipe: str, folder: str, tmp
     evidence = decode_evidence(bundle.members["parity.json"])
     assert evidence.verdict != "pass"  # one epoch teaches nothing, and the proof must say so
     assert {endpoint.engine for endpoint in evidence.endpoints} == {"onnxruntime", "openvino"}
-    assert {endpoint.task for endpoint in evidence.endpoints} == {output.task.name for output in bundle.manifest.outputs}
+    assert {endpoint.task for endpoint in evidence.endpoints} == {
+        output.task.name for output in bundle.manifest.outputs
+    }
     assert bundle.manifest.calibration.images >= bundle.manifest.calibration.min_images
     assert bundle.manifest.calibration.min_images == (128 if recipe == "chest-xray" else 20)
     assert "speed-up" in done.stdout

@@ -16,7 +16,6 @@ from ..batches import Batch
 from ..fit import Objective
 from ..losses import anchor_free_loss, masked_mean
 from ..models.network import Network
-from ..models.student_heads import AnchorFreeHead
 
 BOX_SCORE_FLOOR = 0.3  # a teacher's box below this is no lesson
 
@@ -53,7 +52,9 @@ class Distilled(Objective):
             if task.name not in batch.soft_boxes:
                 return None
             boxes = [one[one[:, 5] >= BOX_SCORE_FLOOR] for one in batch.soft_boxes[task.name]]
-            return anchor_free_loss(raw[f"{task.name}.boxes"], raw[f"{task.name}.scores"], boxes, AnchorFreeHead.stride)
+            return anchor_free_loss(
+                raw[f"{task.name}.boxes"], raw[f"{task.name}.scores"], boxes, self.network.architecture.box_stride
+            )
         if task.name not in batch.soft:
             return None
         if task.kind == "segmentation":

@@ -27,8 +27,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 def nodules(shadow: Shadow, rng: np.random.Generator) -> Change:
     """Put one to three round shadows into the lungs."""
     soft, boxes = np.zeros_like(shadow.x), list[BoxRow]()
-    for _ in range(int(rng.choice((1, 1, 2, 2, 3)))):
-        centre = _place(shadow, shadow.right_depth + shadow.left_depth, shadow.right | shadow.left, rng, least=0.45)
+    for _ in range(int(rng.choice((1, 2, 2, 3, 3)))):
+        centre = _place(shadow, shadow.right_depth + shadow.left_depth, shadow.right | shadow.left, rng, least=0.5)
         radius = float(np.exp(rng.uniform(np.log(0.042), np.log(0.105))))
         dense = float(rng.uniform(0.8, 1.5)) * (0.055 / radius) ** 0.25
         stretch, angle = float(rng.uniform(0.85, 1.18)), float(rng.uniform(0, np.pi))

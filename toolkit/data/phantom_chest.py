@@ -46,7 +46,7 @@ from .phantom import (
     write_png,
 )
 
-PREVALENCE: Mapping[str, float] = {"nodule": 0.36, "effusion": 0.34, "cardiomegaly": 0.34, "opacity": 0.36}
+PREVALENCE: Mapping[str, float] = {"nodule": 0.40, "effusion": 0.34, "cardiomegaly": 0.34, "opacity": 0.36}
 GAPS: Mapping[str, float] = {"findings": 0.15, "masks": 0.4, "boxes": 0.35, "age": 0.1}
 GAP_SPLITS = ("train", "calibration")  # as in life, the test set is the one that somebody annotated in full
 
@@ -110,18 +110,19 @@ def draw_picture(
 ) -> ChestPicture:
     """Draw one picture; the heart's size is the body's, the other findings are added here."""
     shadow = cast(body, pose, size)
+    air = shadow.air * lung_texture(shadow, rng)
+    soft = shadow.soft + lung_vessels(body, pose, shadow, rng)
     changes: list[Change] = []
+    aerated = shadow
     for name, draw in (("opacity", opacities), ("effusion", effusion), ("nodule", nodules)):
         # Each finding has random numbers of its own, so that the rest of the picture does not hang on it.
         own = np.random.default_rng(rng.integers(2**63))
         if findings[name]:
-            changes.append(draw(shadow, own))
-    air = shadow.air * lung_texture(shadow, rng)
-    for change in changes:
-        air = air * change.air
-    soft = shadow.soft + lung_vessels(body, pose, shadow, rng)
-    for change in changes:
-        soft = soft + change.soft
+            change = draw(aerated, own)
+            changes.append(change)
+            air, soft = air * change.air, soft + change.soft
+            # The next finding looks for a place in what is still air: a nodule in fluid would not be seen.
+            aerated = _with_less_air(aerated, change)
     attenuation = np.maximum(soft - air, 0.0) + shadow.bone
     lungs = shadow.right.astype(np.uint8) + 2 * shadow.left.astype(np.uint8)
     found = [box for change in changes for box in change.boxes]
@@ -180,6 +181,11 @@ def _cells(
         "mask_lungs": "" if gap["masks"] else f"masks/{name}.png",
         "boxes": "" if gap["boxes"] else boxes_cell(picture.boxes),
     }
+
+
+def _with_less_air(shadow: Shadow, change: Change) -> Shadow:
+    left, right = shadow.left_depth * change.air, shadow.right_depth * change.air
+    return msgspec.structs.replace(shadow, left_depth=np.asarray(left), right_depth=np.asarray(right))
 
 
 def _anatomy_boxes(shadow: Shadow, *, cardiomegaly: bool) -> list[BoxRow]:

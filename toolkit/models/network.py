@@ -37,6 +37,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         tasks: one head each, in this order.
         width: channels of the student's decoder, or of the teacher's feature pyramid.
         mask_stride: student: input pixels per mask cell, 4 or 8.
+        box_stride: student: input pixels per cell of the detector's grid, 4 or 8.
         output_stride: teacher: input pixels per cell of the coarsest map; 16 and 8 dilate the last stages (DeepLabV3).
         target_mean: regression: mean of each measure on the training data.
         target_std: regression: standard deviation likewise.
@@ -48,6 +49,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     tasks: tuple[Task, ...]
     width: int = 64
     mask_stride: Literal[4, 8] = 8
+    box_stride: Literal[4, 8] = 8
     output_stride: Literal[8, 16, 32] = 32
     target_mean: dict[str, tuple[float, ...]] = {}
     target_std: dict[str, tuple[float, ...]] = {}
@@ -106,7 +108,8 @@ class Network(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.normalise = Normalise(architecture.input)
-        strides = (4, 8, 16, 32) if architecture.role == "teacher" or architecture.mask_stride == 4 else (8, 16, 32)
+        fine = architecture.role == "teacher" or 4 in (architecture.mask_stride, architecture.box_stride)
+        strides = (4, 8, 16, 32) if fine else (8, 16, 32)
         self.strides = strides
         self.backbone, channels = make_backbone(
             architecture.backbone, architecture.input.channels, strides, architecture.output_stride
@@ -121,7 +124,11 @@ class Network(nn.Module):
             return DeepLabHead(task, channels[32]) if teacher else MaskHead(task, plan.width, plan.mask_stride)
         if task.kind == "detection":
             size = (plan.input.height, plan.input.width)
-            return FasterRcnnHead(task, channels, size, plan.width) if teacher else AnchorFreeHead(task, plan.width)
+            return (
+                FasterRcnnHead(task, channels, size, plan.width)
+                if teacher
+                else AnchorFreeHead(task, plan.width, plan.box_stride)
+            )
         return LinearHead(task, channels[32])
 
     @property

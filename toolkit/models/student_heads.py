@@ -82,13 +82,12 @@ class MaskHead(Head):
 
 
 class AnchorFreeHead(Head):
-    """One grid at stride 8: distances to the four sides, and a score a class (FCOS, Tian et al., ICCV 2019)."""
+    """One grid: distances to the four sides, and a score a class (FCOS, Tian et al., ICCV 2019)."""
 
-    stride = 8
-
-    def __init__(self, task: Task, width: int) -> None:
+    def __init__(self, task: Task, width: int, stride: int) -> None:
         super().__init__(task)
-        self.score_body, self.box_body = SeparableConv(width), nn.Sequential(SeparableConv(width), SeparableConv(width))
+        self.stride = stride
+        self.score_body, self.box_body = (nn.Sequential(SeparableConv(width), SeparableConv(width)) for _ in range(2))
         self.score_last = nn.Conv2d(width, task.channels, 1)
         self.box_last = nn.Conv2d(width, 4, 1)
         # Start from a rare-object prior of 1 % (Lin et al., ICCV 2017, sec. 4.1).

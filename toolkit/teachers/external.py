@@ -167,6 +167,11 @@ def load_external(plan: External, weights: Path) -> GivenTeacher:
     return teacher.eval()
 
 
+def read_input(folder: Path) -> InputSpec:
+    """How the teacher of a finished step is fed."""
+    return msgspec.json.decode((folder / "model.json").read_bytes(), type=Architecture | External).input
+
+
 def load_teacher(folder: Path) -> Teacher:
     """The teacher of a finished step, whichever stage made it."""
     data = (folder / "model.json").read_bytes()

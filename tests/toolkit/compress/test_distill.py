@@ -7,6 +7,8 @@ import pytest
 import torch
 from small import PLAN, STUDENT, TASKS, TEACHER, silent, squares
 
+from foveola.runtime.errors import FoveolaError
+from foveola.runtime.manifest import InputSpec
 from foveola.runtime.task import Kind, Task
 from foveola.toolkit.compress import lessons
 from foveola.toolkit.compress.distill import Distilled, hint_loss, soft_mask_loss, soft_scalar_loss
@@ -83,6 +85,7 @@ def test_a_student_learns_every_task_from_answers_that_were_asked_for_once(
         STUDENT,
         PLAN,
         first,
+        taught_on=TEACHER.input,
         soft_weight=0.7,
         temperature=2.0,
         hint_weight=0.5,
@@ -112,3 +115,28 @@ def test_a_task_that_the_teacher_does_not_answer_is_learned_from_the_reference_a
     losses = objective(batch)
 
     assert all(float(loss.detach()) > 0 for loss in losses.values())
+
+
+def test_a_teachers_boxes_are_brought_to_the_students_pixels(tmp_path: Path) -> None:
+    from foveola.toolkit.answers import RawAnswers
+    from foveola.toolkit.batches import TrainingData
+    from foveola.toolkit.data.arrays import prepare_arrays
+    from foveola.toolkit.train import input_scale
+
+    spec = InputSpec(height=96, width=96, channels=1)
+    arrays = prepare_arrays(squares(tmp_path / "data", TASKS[-1:]), spec)
+    boxes = np.array([[10, 20, 30, 40, 0.9, 1]], np.float32)
+    answers = RawAnswers({}, {"things": [boxes] * len(arrays)})
+
+    data = TrainingData(arrays, TASKS[-1:], {}, {}, answers, input_scale(TEACHER.input, spec))
+
+    assert data.batch(np.array([0])).soft_boxes["things"][0].tolist() == [pytest.approx([15, 30, 45, 60, 1, 0.9])]
+
+
+def test_a_student_that_sees_another_part_of_the_picture_is_refused() -> None:
+    from foveola.toolkit.train import input_scale
+
+    with pytest.raises(FoveolaError, match=r"the student sees 64 x 64 .*fit stretch.*same crop, fit and aspect"):
+        input_scale(TEACHER.input, InputSpec(height=64, width=64, channels=1, fit="stretch"))
+    with pytest.raises(FoveolaError, match="96 x 64"):
+        input_scale(TEACHER.input, InputSpec(height=64, width=96, channels=1))
