@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,7 +27,9 @@ from .parity.evidence import Evidence, Flip, encode_evidence
 from .parity.prove import prove
 from .pictures import flip_picture
 from .report import Picture, flips_to_draw, render_report
+from .train import write_json
 
+PICTURES = "pictures.json"  # the worst flips, drawn; beside the proof, for the report with speeds
 Progress = Callable[[int, int, str], None]
 
 
@@ -103,8 +106,14 @@ def prove_bundle(
     )
     (folder / "parity.json").write_bytes(encode_evidence(evidence))
     drawn = draw_flips(evidence, pictures, bundle, teacher, locked, cases)
+    write_json(folder / PICTURES, drawn)
     (folder / "report.html").write_text(render_report(evidence, bundle.manifest, pictures=drawn), encoding="utf-8")
     return evidence
+
+
+def read_pictures(folder: Path) -> list[Picture]:
+    """The pictures that `prove_bundle` drew."""
+    return msgspec.json.decode((folder / PICTURES).read_bytes(), type=list[Picture])
 
 
 def proof_set(dataset: Dataset, split: str) -> Dataset:

@@ -23,6 +23,7 @@ from ..runtime.predict import Predictor
 from .data.dataset import Dataset
 from .models.network import Teacher
 from .parity.evidence import decode_evidence
+from .proof import read_pictures
 from .report import render_report
 from .table import Speed
 from .teachers.external import load_teacher
@@ -71,7 +72,7 @@ def measure_bundle(
         speeds.append(_speed(f"student {options.arithmetic}, from the file's bytes", engine, size, whole, base))
     write_json(folder / SPEEDS, speeds)
     evidence = decode_evidence((proof_folder / "parity.json").read_bytes())
-    page = render_report(evidence, bundle.manifest, pictures=(), speeds=speeds, machine=machine())
+    page = render_report(evidence, bundle.manifest, pictures=read_pictures(proof_folder), speeds=speeds, machine=machine())
     (folder / "report.html").write_text(page, encoding="utf-8")
     progress(total, total, "measured")
     return speeds
