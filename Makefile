@@ -28,7 +28,7 @@ format: $(INSTALLED)
 
 types: $(INSTALLED) link
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Foveola needs Python 3.11 or later; name one with make PYTHON=...")'

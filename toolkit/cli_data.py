@@ -108,7 +108,7 @@ def _what_to_check(
         root, manifest = (folder.parent, folder.name) if folder.suffix == ".csv" else (folder, "manifest.csv")
         return root, manifest, None, ()
     from .cli_run import load_recipe
-    from .stages import Manifest
+    from .stages_data import Manifest
 
     more = [f"data.root={folder.absolute()}"] if folder else []
     read = load_recipe(recipe, (*changes, *more))

@@ -18,28 +18,16 @@ import msgspec
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
-from safetensors.torch import load_file, save_file
+from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from ..runtime.errors import FoveolaError
 from .batches import Batch, TrainingData, augment
+from .checkpoint import Epoch, Objective, TrainingState
 from .knobs import Plan
 from .models.network import Network
 
 CHECKPOINT = "checkpoint"
-
-
-class Objective(nn.Module):
-    """A network and what it is trained for; `forward` gives one loss a task, already weighted."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses by name."""
-        raise NotImplementedError
 
 
 class Supervised(Objective):
@@ -52,16 +40,6 @@ class Supervised(Objective):
         for head in self.network.ordered_heads():
             losses[head.task.name] = head.task.weight * head.loss(pyramid, head(pyramid), batch.target(head.task))
         return losses
-
-
-class Epoch(msgspec.Struct, frozen=True):
-    """One line of a training's history."""
-
-    epoch: int
-    learning_rate: float
-    losses: dict[str, float]
-    score: float  # mean over tasks of the validation score
-    scores: dict[str, float]
 
 
 class Scores(msgspec.Struct, frozen=True):
@@ -123,7 +101,7 @@ def fit(
     fabric = make_fabric()
     objective = objective.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(_parameter_groups(objective, plan.weight_decay), lr=plan.learning_rate)
-    state = _State(objective, optimizer)
+    state = TrainingState(objective, optimizer)
     state.restore(folder / CHECKPOINT)
     model, wrapped = fabric.setup(objective, optimizer)
     state.to(fabric.device)
@@ -172,7 +150,7 @@ def _train_epoch(
     plan: Plan,
     seed: int,
     epoch: int,
-    state: _State,
+    state: TrainingState,
     report: Report,
     names: Sequence[str],
 ) -> tuple[dict[str, float], float]:
@@ -196,7 +174,7 @@ def _train_epoch(
         losses = model(batch)
         total = torch.stack(list(losses.values())).sum()
         if not bool(torch.isfinite(total)):
-            shown = ", ".join(names[i] for i in index[:4]) if names else f"images {index[:4].tolist()}"
+            shown = ", ".join(names[int(i)] for i in index[:4]) if names else f"images {index[:4].tolist()}"
             wrong = ", ".join(name for name, loss in losses.items() if not bool(torch.isfinite(loss)))
             fault = f"the loss is not finite ({wrong}) at {shown}"
             raise FoveolaError(
@@ -233,112 +211,3 @@ def move(batch: Batch, device: torch.device) -> Batch:
         hint=None if batch.hint is None else batch.hint.to(device),
         view=batch.view.to(device),
     )
-
-
-class _Progress(msgspec.Struct):
-    history: list[Epoch]
-    best_score: float
-
-
-class _State:
-    """All that a resume needs; saved as safetensors and JSON, replaced by one rename."""
-
-    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
-        self.objective, self.optimizer = objective, optimizer
-        self.ema = _copy(objective.network)
-        self.best = _copy(objective.network)
-        self.best_score = -math.inf
-        self.history: list[Epoch] = []
-
-    def to(self, device: torch.device) -> None:
-        """Move the averages."""
-        self.ema = {name: x.to(device) for name, x in self.ema.items()}
-
-    def average(self, decay: float, step: int) -> None:
-        """Let the average follow; early on faster, so that it does not remember the random start."""
-        if decay <= 0:
-            return
-        weight = 1 - min(decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, x in self.objective.network.state_dict().items():
-                if x.is_floating_point():
-                    self.ema[name].lerp_(x, weight)
-                else:
-                    self.ema[name].copy_(x)
-
-    def averaged(self, on: bool) -> _Averaged:
-        """The network with averaged weights while the block lasts."""
-        return _Averaged(self.objective.network, self.ema if on else None)
-
-    def close_epoch(self, epoch: Epoch, use_ema: bool) -> None:
-        """Note the epoch and keep its weights if they are the best so far."""
-        self.history.append(epoch)
-        if epoch.score > self.best_score:
-            self.best_score = epoch.score
-            source = self.ema if use_ema else self.objective.network.state_dict()
-            self.best = {name: x.detach().cpu().clone() for name, x in source.items()}
-
-    def save(self, folder: Path) -> None:
-        """Replace the resume point."""
-        partial = folder.with_name(folder.name + ".new")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in self.objective.state_dict().items()},
-            partial / "objective.safetensors",
-        )
-        save_file({k: v.cpu().contiguous() for k, v in self.ema.items()}, partial / "ema.safetensors")
-        save_file({k: v.contiguous() for k, v in self.best.items()}, partial / "best.safetensors")
-        moments = self.optimizer.state_dict()["state"]
-        flat = {
-            f"{i}/{key}": torch.as_tensor(x).detach().cpu().contiguous()
-            for i, state in moments.items()
-            for key, x in state.items()
-        }
-        save_file(flat, partial / "optimizer.safetensors")
-        (partial / "progress.json").write_bytes(msgspec.json.encode(_Progress(self.history, self.best_score)))
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-
-    def restore(self, folder: Path) -> None:
-        """Take up the last finished epoch, if there is one (also when a kill came between the two renames)."""
-        for candidate in (folder, folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")):
-            if not (candidate / "progress.json").exists():
-                continue
-            progress = msgspec.json.decode((candidate / "progress.json").read_bytes(), type=_Progress)
-            self.history, self.best_score = progress.history, progress.best_score
-            self.objective.load_state_dict(load_file(candidate / "objective.safetensors"))
-            self.ema, self.best = load_file(candidate / "ema.safetensors"), load_file(candidate / "best.safetensors")
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, x in load_file(candidate / "optimizer.safetensors").items():
-                number, key = name.split("/")
-                state.setdefault(int(number), {})[key] = x
-            self.optimizer.load_state_dict(
-                {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
-            )
-            return
-
-
-class _Averaged:
-    """Swaps averaged weights in and out."""
-
-    def __init__(self, network: Network, weights: dict[str, Tensor] | None) -> None:
-        self.network, self.weights = network, weights
-        self.own: dict[str, Tensor] = {}
-
-    def __enter__(self) -> None:
-        if self.weights is not None:
-            self.own = _copy(self.network)
-            self.network.load_state_dict(self.weights)
-
-    def __exit__(self, *_: object) -> None:
-        if self.weights is not None:
-            self.network.load_state_dict(self.own)
-
-
-def _copy(module: nn.Module) -> dict[str, Tensor]:
-    return {name: x.detach().clone() for name, x in module.state_dict().items()}

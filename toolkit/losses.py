@@ -108,7 +108,7 @@ def anchor_free_loss(boxes_B4hw: Tensor, scores_BThw: Tensor, targets: Sequence[
         wanted = torch.zeros_like(scores_BThw[i].flatten(1).T, dtype=torch.float32)
         if positive.any():
             matched = target[chosen[positive]]
-            # Li et al. take the IoU itself; half of it is given here, since short trainings start with an IoU near zero.
+            # Li et al. take the IoU itself; half is given here, since short trainings start with an IoU near zero.
             quality = 0.5 + 0.5 * box_iou(predicted[positive].detach(), matched[:, :4]).diagonal()
             if target.shape[1] > 5:  # a teacher's box counts by the teacher's confidence
                 quality = quality * matched[:, 5]

@@ -66,7 +66,7 @@ def _class_score(task: Task, probability_NC: NDArray[Any], target: NDArray[np.fl
     return float((truth == chosen).mean())
 
 
-def _skill(values_NM: NDArray[np.float64], target: NDArray[np.float32]) -> float | None:
+def _skill(values_NM: NDArray[Any], target: NDArray[np.float32]) -> float | None:
     """1 - MAE / MAE of the constant median, mean over measures."""
     skills = []
     for column in range(target.shape[1]):

@@ -96,7 +96,9 @@ def make_core(
     """
     network = load_network(of)
     options, members, calibration = _artefacts(of, network, engines, device, folder)
-    sessions = {one: open_session(option, members) for one, option in zip(engines, options, strict=True)}
+    sessions: dict[EngineName, Session] = {
+        one: open_session(option, members) for one, option in zip(engines, options, strict=True)
+    }
     progress(1, 4, "locking thresholds on the validation split")
     val = prepare_arrays(dataset.subset("val"), network.input, cache=cache)
     if len(val) == 0:

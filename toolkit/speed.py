@@ -72,7 +72,9 @@ def measure_bundle(
         speeds.append(_speed(f"student {options.arithmetic}, from the file's bytes", engine, size, whole, base))
     write_json(folder / SPEEDS, speeds)
     evidence = decode_evidence((proof_folder / "parity.json").read_bytes())
-    page = render_report(evidence, bundle.manifest, pictures=read_pictures(proof_folder), speeds=speeds, machine=machine())
+    page = render_report(
+        evidence, bundle.manifest, pictures=read_pictures(proof_folder), speeds=speeds, machine=machine()
+    )
     (folder / "report.html").write_text(page, encoding="utf-8")
     progress(total, total, "measured")
     return speeds

@@ -19,10 +19,11 @@ from ..runtime.errors import FoveolaError
 from ..runtime.manifest import InputSpec
 from .answers import RawAnswers, answer_images
 from .batches import TrainingData
+from .checkpoint import Epoch, Objective
 from .compress.distill import Distilled
 from .data.arrays import Arrays, prepare_arrays
 from .data.dataset import Dataset
-from .fit import Epoch, Objective, Report, Scores, Supervised, fit, forget
+from .fit import Report, Scores, Supervised, fit, forget
 from .knobs import Plan, Shape
 from .models.network import Architecture, Network, Teacher, save_network
 from .score import lock_thresholds, score_answers

@@ -32,7 +32,7 @@ tasks:
 steps:
   teacher: {{stage: train, backbone: resnet10t, input: {INPUT}, width: 8, output_stride: 32, epochs: 2, batch_size: 8}}
   student:
-    {{stage: distill, teacher: teacher, backbone: mobilenetv4_conv_small_035, input: {INPUT}, width: 8, epochs: 2, batch_size: 8}}
+    {{stage: distill, teacher: teacher, backbone: mobilenetv4_conv_small_035, input: {INPUT}, width: 8, epochs: 2}}
   int8: {{stage: quantize, of: student, min_images: 2}}
   bundle: {{stage: export, of: int8}}
   proof: {{stage: parity, bundle: bundle, against: teacher, resamples: 100}}
@@ -58,20 +58,6 @@ def finish(recipe: str, runs: Path, *changes: str) -> subprocess.CompletedProces
     )
     assert done.returncode in PROVED, done.stderr[-3000:]
     return done
-
-
-def kill_after(recipe: Path, runs: Path, sign: str) -> bool:
-    """Start a run and kill it at once with SIGKILL when its log says `sign`; False when it ended before."""
-    with subprocess.Popen(
-        command(str(recipe), runs), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as run:
-        assert run.stderr is not None
-        for line in run.stderr:
-            if sign in line:
-                run.send_signal(signal.SIGKILL)
-                run.wait()
-                return True
-    return False
 
 
 def bundle_of(runs: Path, name: str) -> Path:
@@ -117,7 +103,7 @@ def check_killed(tmp_path: Path, signs: tuple[str, ...], delays: tuple[float, ..
 
 
 def kill_late(recipe: Path, runs: Path, sign: str, delay: float) -> int:
-    """As `kill_after`, a moment after the sign; 0 when the run was over by then."""
+    """Start a run and kill it with SIGKILL a moment after its log says `sign`; 0 when it was over by then."""
     with subprocess.Popen(
         command(str(recipe), runs), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as run:
@@ -151,3 +137,17 @@ def test_the_recipe_for_real_images_runs_shortened(recipe: str, folder: str, tmp
     assert bundle.manifest.calibration.min_images == (128 if recipe == "chest-xray" else 20)
     assert "speed-up" in done.stdout
     assert "report.html" in done.stdout
+
+
+def test_processes_started_by_torchrun_train_together_and_one_of_them_writes(tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY[: TINY.index("  int8:")])
+    words = command(str(recipe), tmp_path / "runs")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", *words[2:]]
+
+    done = subprocess.run(launch, env=environment(), capture_output=True, text=True, timeout=600)
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    steps = {path.name.split("-")[0] for path in (tmp_path / "runs/tiny").glob("*-*") if (path / "step.json").is_file()}
+    assert steps == {"data", "teacher", "student"}
+    assert "GLOBAL_RANK: 1" in done.stderr + done.stdout

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ...runtime.task import Task
 from ..batches import Batch
-from ..fit import Objective
+from ..checkpoint import Objective
 from ..losses import anchor_free_loss, masked_mean
 from ..models.network import Network
 

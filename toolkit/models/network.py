@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import timm
@@ -88,17 +88,21 @@ class Teacher(Protocol):
     @property
     def tasks(self) -> tuple[Task, ...]:
         """The tasks that it answers."""
+        ...
 
     @property
     def input(self) -> InputSpec:
         """How it is fed."""
+        ...
 
     @property
     def target_scale(self) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
         """Regression: mean and standard deviation by which its raw values become units."""
+        ...
 
     def answer(self, x_BCHW: Tensor) -> Answered:
         """Answers to one batch."""
+        ...
 
 
 class Network(nn.Module):
@@ -150,7 +154,7 @@ class Network(nn.Module):
     def pyramid(self, x_BCHW: Tensor) -> Pyramid:
         """Feature maps by stride; a student's decoded maps stand under negative strides (-4, -8)."""
         features: list[Tensor] = self.backbone(self.normalise(x_BCHW))
-        pyramid = dict(zip(self.strides, features, strict=True))
+        pyramid: Pyramid = dict(zip(self.strides, features, strict=True))
         if self.decoder is not None:
             pyramid |= self.decoder(pyramid)
         return pyramid
@@ -199,12 +203,13 @@ def make_backbone(
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"{name[:6]}*")[:3])
         raise FoveolaError(where, "timm has no such network", f"did you mean one of: {near}?" if near else "")
-    options = {"pretrained": False, "features_only": True, "in_chans": in_channels}
-    dilated = {"output_stride": output_stride} if output_stride != 32 else {}
+    options: dict[str, Any] = {"pretrained": False, "features_only": True, "in_chans": in_channels}
+    dilated: dict[str, Any] = {"output_stride": output_stride} if output_stride != 32 else {}
     try:
         with torch.device("meta"):
-            reductions = list(timm.create_model(name, **options).feature_info.reduction())
-        model = timm.create_model(
+            probe: Any = timm.create_model(name, **options)
+        reductions = list(probe.feature_info.reduction())
+        model: Any = timm.create_model(
             name, **options, **dilated, out_indices=[reductions.index(stride) for stride in strides]
         )
     except (ValueError, RuntimeError, AttributeError, TypeError, NotImplementedError):

@@ -1,0 +1,209 @@
+"""Stages that make artefacts of a student: int8 graph, bundle, proof, signature, figures; see `stages.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from ..runtime.manifest import EngineName
+from .knobs import Count
+from .stage import Stage
+from .stages_data import dataset_of
+from .work import Work
+
+MIN_CALIBRATION_IMAGES = 128
+
+
+class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Quantise a student to the portable int8 graph (signed, symmetric, per-channel weights, heads' last layers float).
+
+    Args:
+        of: the step of the student.
+        split: the images that set the ranges; never those of training or of the proof.
+        images: at most so many of them.
+        min_images: fewer are refused; a number below 128 is shown in the bundle and the report.
+        method: how ranges are set.
+    """
+
+    INPUTS = ("of",)
+    ACCEPTS = {"of": ("distill",)}  # noqa: RUF012
+    USES = frozenset({"tasks", "device"})
+
+    of: str
+    split: Literal["calibration", "val"] = "calibration"
+    images: Count = 256
+    min_images: Count = MIN_CALIBRATION_IMAGES
+    method: Literal["minmax", "percentile", "entropy"] = "minmax"
+
+    def run(self, work: Work) -> None:
+        """Export to ONNX, calibrate, write the int8 graph."""
+        from .compress.quantise import quantise_student
+
+        quantise_student(
+            work.inputs["of"],
+            dataset_of(work),
+            split=self.split,
+            images=self.images,
+            min_images=self.min_images,
+            method=self.method,
+            opset=work.device.export.opset,
+            weight_bits=work.device.export.weight_bits,
+            folder=work.folder,
+            cache=work.cache,
+            progress=work.progress,
+        )
+
+
+class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Make the bundle's core: graphs for each engine, locked thresholds, comparison with torch, self-test, SBOM.
+
+    Args:
+        of: the step of the quantised student, or of a student for a float32 bundle.
+        engines: which artefacts the bundle carries, the preferred first.
+        compare: validation images on which every artefact is compared with torch.
+        golden: images of the calibration split that the self-test carries.
+        version: of the bundle.
+    """
+
+    INPUTS = ("of",)
+    ACCEPTS = {"of": ("quantize", "distill")}  # noqa: RUF012
+    USES = frozenset({"tasks", "device"})
+
+    of: str
+    engines: tuple[EngineName, ...] = ("onnxruntime", "openvino")
+    compare: Count = 32
+    golden: Count = 3
+    version: str = "1.0.0"
+
+    def run(self, work: Work) -> None:
+        """Write `core.foveola`, not yet proved and not signed."""
+        from .ship import make_core
+
+        make_core(
+            work.inputs["of"],
+            dataset_of(work),
+            engines=self.engines,
+            compare=self.compare,
+            golden=self.golden,
+            name=work.recipe.name,
+            version=self.version,
+            device=work.device,
+            recipe_digest=work.recipe.digest,
+            seed=work.seed,
+            folder=work.folder,
+            cache=work.cache,
+            progress=work.progress,
+        )
+
+
+class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Prove the bundle against its teacher on images that neither training nor calibration has seen.
+
+    Args:
+        bundle: the step of the bundle.
+        against: the step of the teacher.
+        split: the images of the proof.
+        resamples: of the patient bootstrap.
+        pictures: how many of the worst flips the report shows.
+    """
+
+    INPUTS = ("bundle", "against")
+    ACCEPTS = {"bundle": ("export",), "against": ("train", "load")}  # noqa: RUF012
+    USES = frozenset({"tasks", "margins"})
+
+    bundle: str
+    against: str
+    split: Literal["test", "val"] = "test"
+    resamples: Annotated[int, Meta(ge=100)] = 2000
+    pictures: Annotated[int, Meta(ge=0, le=50)] = 8
+
+    def run(self, work: Work) -> None:
+        """Write `parity.json` and `report.html`."""
+        from .proof import prove_bundle
+        from .ship import CORE
+        from .teachers.external import load_teacher
+        from .train import read_locked
+
+        prove_bundle(
+            work.inputs["bundle"] / CORE,
+            load_teacher(work.inputs["against"]),
+            read_locked(work.inputs["against"]),
+            dataset_of(work),
+            split=self.split,
+            resamples=self.resamples,
+            pictures=self.pictures,
+            seed=work.seed,
+            teacher_digest=work.digests["against"],
+            folder=work.folder,
+            cache=work.cache,
+            progress=work.progress,
+        )
+
+
+class Sign(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Put core and proof into one file and sign it.
+
+    Args:
+        bundle: the step of the bundle.
+        proof: the step of its proof.
+        key: private key (PEM) of `foveola keygen`; empty makes a demo key beside the runs, which vouches for nothing.
+        require: `pass` refuses to sign what the proof did not pass; `any` signs it, with its verdict inside.
+    """
+
+    INPUTS = ("bundle", "proof")
+    ACCEPTS = {"bundle": ("export",), "proof": ("parity",)}  # noqa: RUF012
+    PATHS = ("key",)
+
+    bundle: str
+    proof: str
+    key: str = ""
+    require: Literal["pass", "any"] = "pass"
+
+    def run(self, work: Work) -> None:
+        """Write `<recipe>.foveola` and `<recipe>.pub`."""
+        from .ship import sign_core
+
+        sign_core(
+            work.inputs["bundle"],
+            work.inputs["proof"],
+            name=work.recipe.name,
+            key=Path(self.key) if self.key else None,
+            require=self.require,
+            folder=work.folder,
+            cache=work.cache,
+        )
+
+
+class Bench(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Measure every artefact on this machine beside its teacher, and write the report with the figures.
+
+    Args:
+        bundle: the step of the signed bundle.
+        teacher: the step of the teacher.
+        proof: the step of the proof.
+        repeats: timed answers of each.
+    """
+
+    INPUTS = ("bundle", "teacher", "proof")
+    ACCEPTS = {"bundle": ("sign",), "teacher": ("train", "load"), "proof": ("parity",)}  # noqa: RUF012
+
+    bundle: str
+    teacher: str
+    proof: str
+    repeats: Count = 50
+
+    def run(self, work: Work) -> None:
+        """Write `speeds.json` and `report.html`."""
+        from .speed import measure_bundle
+
+        measure_bundle(
+            work.inputs["bundle"],
+            work.inputs["teacher"],
+            work.inputs["proof"],
+            dataset_of(work),
+            repeats=self.repeats,
+            folder=work.folder,
+            progress=work.progress,
+        )

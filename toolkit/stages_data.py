@@ -1,0 +1,112 @@
+"""Stages that make a recipe's data: phantoms, or a folder with a manifest; see `stages.py` for the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta, field
+
+from .data.phantom import SHARES
+from .data.samples import Columns
+from .knobs import Count, Share
+from .stage import DataStage
+from .work import Work
+
+if TYPE_CHECKING:
+    from .data.dataset import Dataset
+
+
+class Phantom(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Make phantoms: a data set without a download.
+
+    Args:
+        anatomy: `chest` (16-bit radiographs) or `fundus` (colour photographs).
+        patients: number of patients, one to three images each.
+        size: side of the pictures in pixels.
+        shares: share of the patients in train, val, calibration and test.
+    """
+
+    anatomy: Literal["chest", "fundus"] = "chest"
+    patients: Count = 300
+    size: Annotated[int, Meta(ge=64)] = 256
+    shares: dict[str, Share] = field(default_factory=lambda: dict(SHARES))
+
+    def run(self, work: Work) -> None:
+        """Draw all pictures."""
+        from .data.phantom_chest import make_chest
+        from .data.phantom_fundus import make_fundus
+
+        make = make_chest if self.anatomy == "chest" else make_fundus
+        make(
+            work.folder,
+            patients=self.patients,
+            seed=work.seed,
+            size=self.size,
+            shares=self.shares,
+            progress=work.progress,
+        )
+
+    def dataset(self, work: Work) -> Dataset:
+        """The finished phantoms."""
+        from .data.dataset import Columns, read_dataset
+
+        attributes = ("sex", "view", "site") if self.anatomy == "chest" else ("camera", "eye")
+        return read_dataset(work.data, work.tasks, columns=Columns(attributes=attributes))
+
+
+class Manifest(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Images that exist: a folder with a manifest (docs/data.md).
+
+    Args:
+        root: the folder; paths in the manifest are relative to it.
+        manifest: name of the CSV in it.
+        columns: which columns hold file, patient, split and the attributes for subgroups.
+        calibration: share of the train patients set apart for calibration.
+    """
+
+    PATHS = ("root",)
+
+    root: str
+    manifest: str = "manifest.csv"
+    columns: Columns = Columns()
+    calibration: Share = 0.0
+
+    def run(self, work: Work) -> None:
+        """Check the whole data set, pictures and all; refuse it with its faults, and leave `survey.json`."""
+        from .data.check import survey_dataset
+        from .data.faults import Faults
+        from .train import write_json
+
+        survey = survey_dataset(
+            Path(self.root), work.tasks, manifest=self.manifest, columns=self.columns, progress=work.progress
+        )
+        for fault in survey.warnings:
+            work.log(f"warning: {fault}")
+        faults = Faults()
+        faults.found.extend(survey.faults)
+        faults.refuse(str(Path(self.root) / self.manifest))
+        write_json(work.folder / "survey.json", survey)
+
+    def dataset(self, work: Work) -> Dataset:
+        """The data set as it lies there."""
+        from .data.dataset import read_dataset
+
+        return read_dataset(
+            Path(self.root),
+            work.tasks,
+            manifest=self.manifest,
+            columns=self.columns,
+            calibration=self.calibration,
+            seed=work.seed,
+        )
+
+
+def dataset_of(work: Work) -> Dataset:
+    """The data set of the recipe."""
+    from .recipe import Recipe
+
+    assert isinstance(work.recipe, Recipe)
+    stage = work.recipe.data.stage
+    assert isinstance(stage, Phantom | Manifest)
+    return stage.dataset(work)

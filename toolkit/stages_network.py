@@ -1,0 +1,194 @@
+"""Stages that make networks: teachers, trained or taken over, and students; see `stages.py` for the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from ..runtime.manifest import InputSpec
+from .knobs import Above, Augment, Count, Plan, Shape, Share
+from .stage import Stage
+from .stages_data import dataset_of
+from .work import Work
+from .workers import leads
+
+
+class FitStage(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The knobs of every training.
+
+    Args:
+        backbone: timm's name of the network.
+        input: size, channels, window and normalisation of the input.
+        weights: safetensors checkpoint of the backbone to start from; empty starts at random.
+        epochs: passes over the training images.
+        batch_size: images a step.
+        learning_rate: largest rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the steps in which the rate rises.
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights that are validated and kept; 0 for none.
+        augment: variation of the pictures.
+    """
+
+    USES = frozenset({"tasks"})
+    PATHS = ("weights",)
+    RESUMES = True
+    TOGETHER = True
+
+    backbone: str
+    input: InputSpec
+    weights: str = ""
+    epochs: Count = 30
+    batch_size: Count = 32
+    learning_rate: Above = 1e-3
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.05
+    warmup: Share = 0.1
+    clip: Above = 5.0
+    ema: Annotated[float, Meta(ge=0, lt=1)] = 0.99
+    augment: Augment = Augment()
+
+    def plan(self) -> Plan:
+        """The loop's knobs."""
+        return Plan(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup=self.warmup,
+            clip=self.clip,
+            ema=self.ema,
+            augment=self.augment,
+        )
+
+    def start(self) -> Path | None:
+        """The checkpoint to start from."""
+        return Path(self.weights) if self.weights else None
+
+
+class Train(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Train a teacher with full heads (linear, DeepLabV3, Faster R-CNN) on the reference standard.
+
+    Args:
+        width: channels of the detector's feature pyramid.
+        output_stride: input pixels per cell of the coarsest map; 16 or 8 dilate the last stages.
+    """
+
+    width: Count = 256
+    output_stride: Literal[8, 16, 32] = 16
+
+    def run(self, work: Work) -> None:
+        """Train; resumes at the last epoch."""
+        from .train import train_teacher
+
+        shape = Shape(backbone=self.backbone, input=self.input, width=self.width, output_stride=self.output_stride)
+        train_teacher(
+            dataset_of(work),
+            shape,
+            self.plan(),
+            folder=work.folder,
+            cache=work.cache,
+            seed=work.seed,
+            report=work.progress,
+            weights=self.start(),
+        )
+
+
+class Load(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Take a teacher that was trained elsewhere: a timm or torchvision architecture and its safetensors checkpoint.
+
+    Args:
+        library: `timm` or `torchvision`.
+        architecture: the library's name for the network.
+        weights: the checkpoint, with the library's own keys.
+        input: how the network was fed; `mean` and `std` as in its training.
+        tasks: names of the tasks that its output channels answer, in order; empty means all of the recipe.
+        outputs: number of its output channels, where there are more than the tasks need.
+    """
+
+    USES = frozenset({"tasks"})
+    PATHS = ("weights",)
+
+    library: Literal["timm", "torchvision"]
+    architecture: str
+    weights: str
+    input: InputSpec
+    tasks: tuple[str, ...] = ()
+    outputs: Annotated[int, Meta(ge=0)] = 0
+
+    def run(self, work: Work) -> None:
+        """Load, lock thresholds on the validation split, save."""
+        from .teachers.take import take_teacher
+
+        take_teacher(
+            dataset_of(work),
+            library=self.library,
+            architecture=self.architecture,
+            weights=Path(self.weights),
+            spec=self.input,
+            names=self.tasks,
+            outputs=self.outputs,
+            folder=work.folder,
+            cache=work.cache,
+        )
+
+
+class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Train a student on the teacher's answers, and on the reference standard where it is known.
+
+    Args:
+        teacher: the step of the teacher.
+        width: channels of the student's decoder.
+        mask_stride: input pixels per mask cell.
+        box_stride: input pixels per cell of the detector's grid.
+        soft_weight: share of the teacher's lesson in the loss.
+        temperature: by which the teacher's logits are softened.
+        hint_weight: weight of the feature hint; 0 for none.
+    """
+
+    INPUTS = ("teacher",)
+    ACCEPTS = {"teacher": ("train", "load")}  # noqa: RUF012 - msgspec leaves class variables alone
+
+    teacher: str
+    width: Count = 64
+    mask_stride: Literal[4, 8] = 8
+    box_stride: Literal[4, 8] = 8
+    soft_weight: Share = 0.7
+    temperature: Above = 2.0
+    hint_weight: Annotated[float, Meta(ge=0)] = 0.5
+
+    def run(self, work: Work) -> None:
+        """Ask the teacher once, then train; resumes at the last epoch."""
+        from .compress.lessons import cached_answers, write_taught
+        from .teachers.external import read_input
+        from .train import distil_student
+
+        dataset = dataset_of(work)
+        answers = cached_answers(
+            work.inputs["teacher"], work.digests["teacher"], dataset.subset("train"), work.cache, work.progress
+        )
+        shape = Shape(
+            backbone=self.backbone,
+            input=self.input,
+            width=self.width,
+            mask_stride=self.mask_stride,
+            box_stride=self.box_stride,
+        )
+        distil_student(
+            dataset,
+            shape,
+            self.plan(),
+            answers,
+            taught_on=read_input(work.inputs["teacher"]),
+            soft_weight=self.soft_weight,
+            temperature=self.temperature,
+            hint_weight=self.hint_weight,
+            folder=work.folder,
+            cache=work.cache,
+            seed=work.seed,
+            report=work.progress,
+            weights=self.start(),
+        )
+        if leads():
+            write_taught(work.folder, work.digests["teacher"])
