@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from .answer import Mask, Prediction, prediction_json
 from .bundle import Bundle, open_bundle, read_unverified
 from .engine import engine_of, is_installed
 from .errors import ExitCode, FoveolaError, UsageError
+from .image import decode_image
 from .manifest import TaskOutput
 from .measure import bench
 from .predict import Predictor
@@ -40,7 +43,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m foveola.runti
     except FoveolaError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(json.dumps(result, allow_nan=False) if arguments.json else "\n".join(lines))
+    words = [json.dumps(result, allow_nan=False)] if arguments.json else lines
+    if words:  # of images that were all refused there is nothing to say here
+        print("\n".join(words))
     return code
 
 
@@ -127,6 +132,7 @@ def prediction_lines(prediction: Prediction) -> list[str]:
 
 
 def _write_masks(masks: Sequence[Mask], folder: Path, name: str) -> None:
+    partial: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for mask in masks:
@@ -138,7 +144,11 @@ def _write_masks(masks: Sequence[Mask], folder: Path, name: str) -> None:
             partial.write_bytes(data.getvalue())
             partial.replace(path)
     except OSError as error:
-        raise FoveolaError(str(folder), f"masks cannot be written ({error})") from None
+        if partial is not None:
+            with suppress(OSError):  # the first error is the one to tell
+                partial.unlink(missing_ok=True)
+        fault = f"masks cannot be written: {error.strerror}"
+        raise FoveolaError(str(folder), fault, "make room, or name another folder") from None
 
 
 def _inspect(arguments: argparse.Namespace) -> Answer:
@@ -194,6 +204,10 @@ def _selftest(arguments: argparse.Namespace) -> Answer:
 
 
 def _bench(arguments: argparse.Namespace) -> Answer:
+    for option in ("idle", "sustain"):
+        seconds = getattr(arguments, option)
+        if not 0 <= seconds < math.inf:  # nor NaN
+            raise UsageError(f"--{option}", f"{seconds} is no length of time", "give seconds, 0 or more")
     bundle = open_bundle(arguments.bundle, key=arguments.key)
     image = _bench_image(bundle, arguments.image)
     predictor = Predictor(bundle, arguments.engine)
@@ -216,10 +230,8 @@ def _bench(arguments: argparse.Namespace) -> Answer:
 def _bench_image(bundle: Bundle, path: Path | None) -> bytes:
     if path is None:
         return first_golden_image(bundle)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FoveolaError(str(path), f"cannot be read ({error})") from None
+    decode_image(path)  # refused by its name, which the bytes alone do not know
+    return path.read_bytes()
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], Answer]] = {

@@ -43,7 +43,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_bundle_bytes: int = 512 * MIB
     max_member_bytes: int = 256 * MIB
-    max_members: int = len(MEMBERS)
+    max_members: int = 2 * len(MEMBERS)  # above their number, so that one too many is refused by its name
 
 
 LIMITS = Limits()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .answer import Prediction, decode
 from .bundle import Bundle, open_bundle
 from .engine import INSTALL, engine_of, is_installed, open_session
-from .errors import FoveolaError, MissingPartError
+from .errors import FoveolaError, MissingPartError, UsageError
 from .image import decode_image, prepare
 from .manifest import EngineName, EngineOptions, Manifest
 
@@ -30,6 +30,7 @@ class Predictor:
 
     Raises:
         FoveolaError: the bundle was not validated on that engine, or the engine refuses the graph.
+        UsageError: there is no such engine.
         MissingPartError: the engine is not installed.
     """
 
@@ -110,5 +111,5 @@ def _choose(manifest: Manifest, engine: str | None) -> EngineOptions:
             return options
     known = " and ".join(offered)
     if engine not in get_args(EngineName):
-        raise FoveolaError(f"engine {engine!r}", "there is no such engine", f"this bundle runs on {known}")
+        raise UsageError(f"engine {engine!r}", "there is no such engine", f"this bundle runs on {known}")
     raise FoveolaError(f"engine {engine!r}", f"{manifest.name} was not validated on it", f"take {known}")

@@ -28,7 +28,7 @@ def _verb(name: str, **arguments: object) -> int:
         code, result, lines = VERBS[name](argparse.Namespace(**arguments))
     if arguments["json"]:
         say_json(result)
-    else:
+    elif lines:
         click.echo("\n".join(lines))
     return code
 

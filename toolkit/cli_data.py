@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ..runtime.errors import ExitCode, UsageError
+from ..runtime.errors import ExitCode, FoveolaError, UsageError
 from .cli_parts import Group, example, json_option, say_json, set_option
 
 if TYPE_CHECKING:
-    from ..runtime.task import Task
     from .data.check import Survey
-    from .data.samples import Columns
 
 
 @click.group(cls=Group, epilog=example("foveola data phantom demo-data", "foveola data check /data/xray"))
@@ -39,8 +39,10 @@ def phantom(folder: Path, anatomy: str, patients: int, size: int, seed: int, as_
 
     FOLDER is made if need be and must be empty.
     """
+    from .data.phantom import empty_folder
     from .progress import make_progress
 
+    empty_folder(folder)
     progress = make_progress()
     progress.begin(str(folder), 1, 1, f"{anatomy} phantoms")
 
@@ -57,6 +59,11 @@ def phantom(folder: Path, anatomy: str, patients: int, size: int, seed: int, as_
 
             images = make_fundus(folder, patients=patients, seed=seed, size=size, progress=drawn)
         progress.end("done")
+    except OSError as error:
+        progress.end("stopped")
+        shutil.rmtree(folder, ignore_errors=True)  # it was empty, so all in it is ours
+        fault, mend = f"cannot be written: {error.strerror or error}", "make room, or name another folder"
+        raise FoveolaError(str(folder), fault, mend) from None
     finally:
         progress.close()
     if as_json:
@@ -77,16 +84,13 @@ def check(folder: Path | None, recipe: str | None, changes: tuple[str, ...], as_
     image, cells that cannot be read, and how many images say what. FOLDER holds manifest.csv, or is the CSV itself;
     without --recipe only files, splits, masks and boxes are looked at. Exit code 1 when there is an error.
     """
-    from .data.check import survey_dataset
     from .progress import make_progress
 
-    root, manifest, columns, tasks = _what_to_check(folder, recipe, changes)
+    survey_it = _what_to_check(folder, recipe, changes)
     progress = make_progress()
-    progress.begin(str(root), 1, 1, "checking")
+    progress.begin(str(survey_it.args[0]), 1, 1, "checking")
     try:
-        survey = survey_dataset(
-            root, tasks, manifest=manifest, columns=columns, progress=lambda n, of: progress.advance(n, of, "images")
-        )
+        survey = survey_it(progress=lambda n, of: progress.advance(n, of, "images"))
         progress.end("checked")
     finally:
         progress.close()
@@ -98,15 +102,15 @@ def check(folder: Path | None, recipe: str | None, changes: tuple[str, ...], as_
     return ExitCode.REFUSED if survey.errors else ExitCode.DONE
 
 
-def _what_to_check(
-    folder: Path | None, recipe: str | None, changes: tuple[str, ...]
-) -> tuple[Path, str, Columns | None, tuple[Task, ...]]:
-    """Find root, manifest, columns and tasks: those of the recipe, or of a folder alone."""
+def _what_to_check(folder: Path | None, recipe: str | None, changes: tuple[str, ...]) -> partial[Survey]:
+    """Prepare the check of a folder alone, or of what a recipe reads."""
+    from .data.check import survey_dataset
+
     if recipe is None:
         if folder is None or changes:
             raise click.UsageError("--set needs --recipe" if folder else "give FOLDER, --recipe RECIPE or both")
         root, manifest = (folder.parent, folder.name) if folder.suffix == ".csv" else (folder, "manifest.csv")
-        return root, manifest, None, ()
+        return partial(survey_dataset, root, manifest=manifest)
     from .cli_run import load_recipe
     from .stages_data import Manifest
 
@@ -115,7 +119,15 @@ def _what_to_check(
     stage = read.data.stage
     if not isinstance(stage, Manifest):
         raise UsageError(f"{recipe}: data", f"{read.data.kind} has nothing to check", "only `manifest` reads files")
-    return Path(stage.root), stage.manifest, stage.columns, read.tasks
+    return partial(
+        survey_dataset,
+        Path(stage.root),
+        read.tasks,
+        manifest=stage.manifest,
+        columns=stage.columns,
+        calibration=stage.calibration,
+        seed=read.seed,
+    )
 
 
 def _survey_lines(survey: Survey) -> list[str]:

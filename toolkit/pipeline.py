@@ -249,7 +249,8 @@ class _Guard:
         self.progress.end("interrupted" if isinstance(error, KeyboardInterrupt) else "stopped")
         if _is_disk_full(error, self.partial.parent):
             used = sum(list_files(self.partial).values()) if self.partial.is_dir() else 0
-            path = getattr(error, "filename", None) or self.partial
+            # Copying tells of the source as `filename`, but it is the target's disk that is full.
+            path = getattr(error, "filename2", None) or getattr(error, "filename", None) or self.partial
             self.clear()
             fault = f"the disk is full; {_size(used)} of this step were written"
             mend = "make room and start the same command again: finished steps are kept"

@@ -86,6 +86,7 @@ class Manifest(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True)
         faults = Faults()
         faults.found.extend(survey.faults)
         faults.refuse(str(Path(self.root) / self.manifest))
+        self.dataset(work)  # a wrong `calibration` is this step's fault, not that of the first one that reads
         write_json(work.folder / "survey.json", survey)
 
     def dataset(self, work: Work) -> Dataset:

@@ -259,6 +259,16 @@ def test_every_flipped_bit_of_the_file_is_refused(bit: int, file: bytes, signed:
             read_members(io.BytesIO(flipped))
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("manifest.json", "manifest.json: stands twice"), ("../evil.txt", "'../evil.txt' is no member of a bundle")],
+)
+def test_one_member_too_many_in_a_full_bundle_is_refused_by_its_name(name: str, words: str, archive: Archive) -> None:
+    entries = [(honest(known), b"content") for known in MEMBERS]
+
+    refuse(archive([*entries, (honest(name), b"content")]), words)
+
+
 def test_a_flipped_bit_in_a_member_means_not_vouched(
     file: bytes, public: bytes, bundle_file: Callable[[bytes], Path]
 ) -> None:
@@ -305,7 +315,7 @@ def many_entries(count: int, said: int) -> bytes:
     return directory + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, said, said, len(directory), 0, 0)
 
 
-@pytest.mark.parametrize(("count", "said"), [(60_000, 60_000), (60_000, 2), (len(MEMBERS) + 1, len(MEMBERS) + 1)])
+@pytest.mark.parametrize(("count", "said"), [(60_000, 60_000), (60_000, 2), (LIMITS.max_members + 1,) * 2])
 def test_huge_counts_are_refused(count: int, said: int) -> None:
     refuse(many_entries(count, said), "are read|does not fill")
 

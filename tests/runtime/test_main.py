@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -87,6 +88,53 @@ def test_one_bad_image_does_not_silence_the_others(tiny_path: Path, picture: Pat
     assert "prediction" in answered
     assert err.count("\n") == 1
     assert err.startswith(f"{bad}: ")
+
+
+def test_nothing_is_said_on_stdout_where_every_image_was_refused(
+    tiny_path: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["predict", str(tiny_path), str(tmp_path / "lost.png")]) == ExitCode.REFUSED
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(str(tmp_path / "lost.png"))
+
+
+def test_an_engine_that_does_not_exist_is_a_wrong_command(tiny_path: Path, picture: Path, capsys: Capture) -> None:
+    assert main(["predict", str(tiny_path), str(picture), "--engine", "tensorrt"]) == ExitCode.USAGE
+    assert "there is no such engine; this bundle runs on" in capsys.readouterr().err
+
+
+def test_masks_that_cannot_be_written_leave_nothing_half_written(
+    tiny_path: Path, picture: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:3])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+
+    assert main(["predict", str(tiny_path), str(picture), "--masks", str(tmp_path / "out")]) == ExitCode.REFUSED
+    assert list((tmp_path / "out").iterdir()) == []
+    assert capsys.readouterr().err == (
+        f"{tmp_path / 'out'}: masks cannot be written: No space left on device; make room, or name another folder\n"
+    )
+
+
+def test_bench_names_the_image_that_it_cannot_read(tiny_path: Path, tmp_path: Path, capsys: Capture) -> None:
+    bad = tmp_path / "notes.png"
+    bad.write_text("text")
+
+    assert main(["bench", str(tiny_path), "--image", str(bad)]) == ExitCode.REFUSED
+    assert capsys.readouterr().err.startswith(f"{bad}: not a PNG")
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf"])
+@pytest.mark.parametrize("option", ["--idle", "--sustain"])
+def test_bench_takes_lengths_of_time_only(tiny_path: Path, option: str, seconds: str, capsys: Capture) -> None:
+    assert main(["bench", str(tiny_path), f"{option}={seconds}"]) == ExitCode.USAGE
+    assert "is no length of time; give seconds" in capsys.readouterr().err
 
 
 def test_inspect_needs_no_key(tiny_path: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -5,6 +5,7 @@ Run as a program, this file is `foveola` with the tiny stages below.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -428,6 +429,28 @@ def test_phantoms_are_made_into_an_empty_folder_only(tmp_path: Path, capsys: pyt
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_phantoms_that_do_not_fit_the_disk_leave_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, **_: object) -> int:
+        (folder / "images").mkdir()
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "images" / "1.png"))
+
+    monkeypatch.setattr("foveola.toolkit.data.phantom_chest.make_chest", full)
+
+    assert cli.main(["data", "phantom", str(tmp_path / "data")]) == 1
+    assert not (tmp_path / "data").exists()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"{tmp_path / 'data'}: cannot be written: No space left on device; make room, or name another folder"
+
+
+def test_a_phantom_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+
+    assert cli.main(["data", "phantom", str(tmp_path / "file" / "data")]) == 1
+    assert capsys.readouterr().err.endswith("cannot be made: Not a directory; name another folder\n")
+
+
 def test_data_are_checked_and_every_fault_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "data"
     cli.main(["data", "phantom", str(folder), "--patients", "8", "--size", "64"])
@@ -464,6 +487,9 @@ def test_data_are_checked_against_a_recipe(tmp_path: Path, capsys: pytest.Captur
     out, _ = capsys.readouterr()
     assert "did you mean 'sex'?" in out
     assert "PA " in out
+    # Counted as the recipe will have it; it would take patients from a set that has a calibration split already.
+    assert cli.main(["data", "check", str(folder), "--recipe", str(file), "--set", "data.calibration=0.3"]) == 2
+    assert "has a calibration split of its own; set calibration to 0" in capsys.readouterr().err
     assert cli.main(["data", "check"]) == 2
     assert cli.main(["data", "check", "--recipe", "demo"]) == 2
 

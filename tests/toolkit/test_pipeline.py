@@ -141,6 +141,7 @@ FAILURES: dict[str, BaseException] = {
     "refused": FoveolaError("calibration", "3 images, 128 are needed", "give more"),
     "missing": MissingPartError("openvino", "is not installed", "pip install foveola[openvino]"),
     "disk full": OSError(errno.ENOSPC, "No space left on device", "/mnt/big.bin"),
+    "disk full, copying": OSError(errno.ENOSPC, "No space left on device", "/mnt/from.bin", None, "/mnt/big.bin"),
     "quota": OSError(errno.EDQUOT, "Disk quota exceeded", "/mnt/big.bin"),
     "disk full in words": RuntimeError("I/O error: No space left on device (os error 28)"),
     "not allowed": PermissionError(errno.EACCES, "Permission denied", "/mnt/big.bin"),
@@ -505,11 +506,13 @@ def test_a_mistake_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
         run(recipe(text=breaking("our mistake")), tmp_path)
 
 
-@pytest.mark.parametrize("how", ["disk full", "quota", "disk full in words", "disk full, refused"])
+@pytest.mark.parametrize(
+    "how", ["disk full", "disk full, copying", "quota", "disk full in words", "disk full, refused"]
+)
 def test_a_full_disk_is_one_line_with_step_and_path(tmp_path: Path, how: str) -> None:
     error = failure(how, tmp_path)
 
-    path = "/mnt/big.bin" if how in ("disk full", "quota") else tmp_path / "tiny" / "broken-"
+    path = "/mnt/big.bin" if how in ("disk full", "disk full, copying", "quota") else tmp_path / "tiny" / "broken-"
     assert str(error).startswith(f"steps.broken: {path}")
     assert "the disk is full; 6 bytes of this step were written; make room and start the same command again" in str(
         error

@@ -82,6 +82,8 @@ def survey_dataset(
     *,
     manifest: str = "manifest.csv",
     columns: Columns | None = None,
+    calibration: float = 0.0,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> Survey:
     """Check a data set and count what it holds.
@@ -91,15 +93,17 @@ def survey_dataset(
         tasks: what is to be asked; where there are none, columns named `mask_...` and `boxes` are looked at.
         manifest: name of the CSV.
         columns: which columns say what.
+        calibration: share of the train patients that a recipe sets apart, as `read_dataset` has it.
+        seed: of the recipe.
         progress: called with how many images were looked at and how many there are.
 
     Raises:
         FoveolaError: there is no manifest, or it is no table at all.
-        UsageError: a task is wrong.
+        UsageError: a task or `calibration` is wrong.
     """
     table = read_table(root / manifest, Faults())
     asked = tuple(tasks) or usual_tasks(table)
-    dataset, faults = scan_dataset(root, asked, manifest=manifest, columns=columns)
+    dataset, faults = scan_dataset(root, asked, manifest=manifest, columns=columns, calibration=calibration, seed=seed)
     _look_at_images(dataset, faults, progress)
     _look_at_labels(table, asked, faults)
     targets = {task.name: _counts(dataset, task) for task in dataset.tasks}

@@ -69,11 +69,14 @@ def empty_folder(folder: Path) -> None:
     """Make the folder; one that holds something is refused, so that no phantom mixes with anything.
 
     Raises:
-        FoveolaError: the folder is not empty.
+        FoveolaError: the folder is not empty, or cannot be made.
     """
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FoveolaError(str(folder), "not empty", "name a new folder, or delete this one")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise FoveolaError(str(folder), "not empty", "name a new folder, or delete this one")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FoveolaError(str(folder), f"cannot be made: {error.strerror}", "name another folder") from error
 
 
 def make_all(

@@ -55,7 +55,8 @@ def present_columns(table: Table, columns: Columns, tasks: Sequence[Task], fault
         wanted |= dict.fromkeys((*task.manifest_columns, task.ignore_column), f"task {task.name!r}")
     for name, user in wanted.items():
         if name and name not in table.columns:
-            faults.error(table.place, f"no column {name!r} ({user})", did_you_mean(name, table.columns))
+            mend = did_you_mean(name, table.columns) or "line 1 names those that there are"
+            faults.error(table.place, f"no column {name!r} ({user})", mend)
     split = columns.split
     if split and split not in table.columns:
         # A misspelt `splits` must not silently become a new split by hash.

@@ -78,6 +78,10 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         missing = path if path.parent.is_dir() else path.parent
-        raise FoveolaError(str(missing), "not there", "give the folder that holds manifest.csv") from None
+        raise FoveolaError(str(missing), "not there", f"give the folder that holds {path.name}") from None
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise FoveolaError(str(path), f"cannot be read: {error.strerror}") from None
+        fault, mend = (
+            f"cannot be read: {error.strerror}",
+            f"give the folder that holds {path.name}, and the right to read",
+        )
+        raise FoveolaError(str(path), fault, mend) from None

@@ -9,6 +9,7 @@ Teacher and student differ in their heads alone and keep one contract:
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -201,8 +202,9 @@ def make_backbone(
     """
     where = f"backbone {name!r}"
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"{name[:6]}*")[:3])
-        raise FoveolaError(where, "timm has no such network", f"did you mean one of: {near}?" if near else "")
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        mend = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
+        raise FoveolaError(where, "timm has no such network", mend)
     options: dict[str, Any] = {"pretrained": False, "features_only": True, "in_chans": in_channels}
     dilated: dict[str, Any] = {"output_stride": output_stride} if output_stride != 32 else {}
     try:

@@ -175,6 +175,15 @@ def test_a_file_that_is_no_manifest_is_refused(tiny: Path, data: bytes, words: s
 def test_an_absent_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FoveolaError, match=r"nowhere: not there"):
         read_dataset(tmp_path / "nowhere", ())
+    with pytest.raises(FoveolaError, match=r"labels\.csv: not there; give the folder that holds labels\.csv"):
+        read_dataset(tmp_path, (), manifest="labels.csv")
+
+
+def test_a_file_in_place_of_the_folder_is_told_with_a_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(FoveolaError, match=r"Not a directory; give the folder that holds manifest\.csv"):
+        read_dataset(tmp_path / "file", ())
 
 
 def test_a_manifest_with_a_byte_order_mark_and_blanks_is_read(tiny: Path) -> None:

@@ -96,6 +96,8 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_backbone_is_refused_with_a_near_name() -> None:
     with pytest.raises(FoveolaError, match="resnet51.*no such network.*did you mean"):
         network(backbone="resnet51")
+    with pytest.raises(FoveolaError, match=r"did you mean mobilenetv4_conv_small( |\?)"):
+        network(backbone="mobilenetv4_conv_smal")
 
 
 def test_a_backbone_without_a_pyramid_is_refused() -> None:
