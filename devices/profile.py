@@ -9,6 +9,7 @@ vendor's document before a product relies on it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Union
@@ -158,6 +159,19 @@ def engine_options(profile: Profile) -> tuple[EngineOptions, ...]:
         else:
             options.append(OpenVinoOptions(arithmetic=one.arithmetic, threads=one.threads))
     return tuple(options)
+
+
+def options_for(profile: Profile, engines: Sequence[EngineName]) -> list[EngineOptions]:
+    """Give the options of some of the device's engines, in the order asked for.
+
+    Raises:
+        FoveolaError: the device does not have one of them.
+    """
+    offered = {one.engine: options for one, options in zip(profile.engines, engine_options(profile), strict=True)}
+    unfit = [one for one in engines if one not in offered]
+    if unfit:
+        raise FoveolaError(f"device {profile.id}", f"has no {', '.join(unfit)}", f"its engines: {', '.join(offered)}")
+    return [offered[one] for one in engines]
 
 
 Tree = Union[dict[str, "Tree"], list["Tree"], str, int, float, bool, None]  # noqa: UP007

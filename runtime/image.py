@@ -167,7 +167,8 @@ def read_mask(source: Path | bytes, place: str = "") -> NDArray[np.uint8]:
 def _file_bytes(path: Path, place: str) -> bytes:
     try:
         if not path.is_file():
-            raise FoveolaError(place, "is a folder" if path.is_dir() else "no such file")
+            fault = "is a folder" if path.is_dir() else "no such file"
+            raise FoveolaError(place, fault, "give the path of an image file")
         size = path.stat().st_size
         if size > LIMITS.max_file_bytes:
             raise FoveolaError(place, f"{size} bytes, more than the {LIMITS.max_file_bytes} allowed")

@@ -99,10 +99,25 @@ def run(recipe: Recipe, runs: Path, progress: Progress | None = None) -> Outcome
         with locked(folder):
             _sweep(folder)
             plan = make_plan(recipe, runs)
-            steps = [_do(planned, number, plan, recipe, progress) for number, planned in enumerate(plan, 1)]
+            steps = []
+            for number, planned in enumerate(plan, 1):
+                steps.append(_do(planned, number, plan, recipe, progress))
+                if planned.step.name == DATA:
+                    _check_ahead(plan, recipe, progress)
     finally:
         progress.close()
     return Outcome(recipe=recipe.name, folder=folder, steps=tuple(steps), proofs=_proofs(steps))
+
+
+def _check_ahead(plan: Sequence[PlannedStep], recipe: Recipe, progress: Progress) -> None:
+    """Let every step that will run refuse now what it can, rather than after hours of training before it."""
+    for planned in plan:
+        if planned.step.name == DATA or planned.why == "reused":
+            continue
+        try:
+            planned.step.stage.check_ahead(_work(planned, partial_folder(planned.folder), plan, recipe, progress))
+        except FoveolaError as error:
+            raise in_step(planned.step.name, error) from None
 
 
 def _follow(recipe: Recipe, runs: Path) -> Outcome:

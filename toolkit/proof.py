@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from ..runtime.answer import Prediction
 from ..runtime.bundle import Bundle, read_unverified
 from ..runtime.engine import engine_of
-from ..runtime.errors import FoveolaError
 from ..runtime.image import read_image
 from ..runtime.predict import Predictor
 from ..runtime.task import Task
 from .answers import answer_images
 from .collect import box_rows, bundle_predictions, cases_of, collect, references_of, teacher_predictions
 from .data.arrays import prepare_arrays
-from .data.dataset import Dataset, load_mask
+from .data.dataset import Dataset, load_mask, proof_set
 from .models.network import Teacher
 from .parity.cases import Answers
 from .parity.evidence import Evidence, Flip, encode_evidence
@@ -114,25 +113,6 @@ def prove_bundle(
 def read_pictures(folder: Path) -> list[Picture]:
     """The pictures that `prove_bundle` drew."""
     return msgspec.json.decode((folder / PICTURES).read_bytes(), type=list[Picture])
-
-
-def proof_set(dataset: Dataset, split: str) -> Dataset:
-    """The images of the proof.
-
-    Raises:
-        FoveolaError: there are none, or one of them (by its sha256) is in another split too.
-    """
-    cases = dataset.subset(split)
-    place = f"{dataset.root}: split {split!r}"
-    if len(cases) == 0:
-        raise FoveolaError(place, "no images to prove anything on", "add some to the manifest")
-    others = {sample.sha256 for sample in dataset.samples if sample.split != split}
-    shared = [sample.key for sample in cases.samples if sample.sha256 in others]
-    if shared:
-        raise FoveolaError(
-            place, f"{len(shared)} image(s) are in another split too, first {shared[0]}", "keep splits apart"
-        )
-    return cases
 
 
 def _teacher_side(

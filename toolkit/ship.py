@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..devices.profile import Profile, engine_options
+from ..devices.profile import Profile, options_for
 from ..export.compare import compare_engines
 from ..export.onnx_graph import export_onnx
 from ..export.openvino_ir import write_ir
@@ -25,7 +25,7 @@ from ..export.sbom import sbom_json
 from ..export.signing import make_keys, sign_members
 from ..runtime.answer import decode_boxes
 from ..runtime.bundle import Bundle, read_unverified, write_bundle
-from ..runtime.engine import Session, engine_of, open_session
+from ..runtime.engine import Session, open_session
 from ..runtime.errors import FoveolaError, ProofFailedError, UnderpoweredError
 from ..runtime.manifest import (
     FORMAT,
@@ -142,10 +142,7 @@ def _artefacts(
     of: Path, network: Network, engines: Sequence[EngineName], device: Profile, folder: Path
 ) -> tuple[list[EngineOptions], dict[str, bytes], Calibration]:
     """Engine options, graph members, and how the graph was calibrated."""
-    offered = {engine_of(options): options for options in engine_options(device)}
-    unfit = [one for one in engines if one not in offered]
-    if unfit:
-        raise FoveolaError(f"device {device.id}", f"has no {', '.join(unfit)}", f"its engines: {', '.join(offered)}")
+    offered = options_for(device, engines)
     graph, quantised = of / INT8_GRAPH, (of / CALIBRATION).exists()
     if quantised:
         calibration = msgspec.json.decode((of / CALIBRATION).read_bytes(), type=Calibration)
@@ -159,7 +156,7 @@ def _artefacts(
         write_ir(graph, xml)
         members |= {"openvino.xml": xml.read_bytes(), "openvino.bin": xml.with_suffix(".bin").read_bytes()}
     arithmetic: Literal["int8", "float32"] = "int8" if quantised else "float32"
-    options = [msgspec.structs.replace(offered[engine], arithmetic=arithmetic) for engine in engines]
+    options = [msgspec.structs.replace(one, arithmetic=arithmetic) for one in offered]
     return options, members, calibration
 
 

@@ -53,6 +53,13 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """
         raise NotImplementedError
 
+    def check_ahead(self, work: Work) -> None:
+        """Refuse what can be known once the data are there, before any other step runs; reads `work.data` only.
+
+        Raises:
+            FoveolaError: the step could not succeed.
+        """
+
     def files(self, folder: Path) -> str:
         """Content digest of everything outside that the step reads; empty when there is nothing.
 

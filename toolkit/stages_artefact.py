@@ -37,6 +37,12 @@ class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     min_images: Count = MIN_CALIBRATION_IMAGES
     method: Literal["minmax", "percentile", "entropy"] = "minmax"
 
+    def check_ahead(self, work: Work) -> None:
+        """Enough calibration images, none of them used elsewhere."""
+        from .data.dataset import calibration_set
+
+        calibration_set(dataset_of(work), self.split, self.images, self.min_images)
+
     def run(self, work: Work) -> None:
         """Export to ONNX, calibrate, write the int8 graph."""
         from .compress.quantise import quantise_student
@@ -76,6 +82,12 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     compare: Count = 32
     golden: Count = 3
     version: str = "1.0.0"
+
+    def check_ahead(self, work: Work) -> None:
+        """The device has the engines."""
+        from ..devices.profile import options_for
+
+        options_for(work.device, self.engines)
 
     def run(self, work: Work) -> None:
         """Write `core.foveola`, not yet proved and not signed."""
@@ -118,6 +130,12 @@ class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     split: Literal["test", "val"] = "test"
     resamples: Annotated[int, Meta(ge=100)] = 2000
     pictures: Annotated[int, Meta(ge=0, le=50)] = 8
+
+    def check_ahead(self, work: Work) -> None:
+        """There are images to prove something on, and nothing else uses them."""
+        from .data.dataset import proof_set
+
+        proof_set(dataset_of(work), self.split)
 
     def run(self, work: Work) -> None:
         """Write `parity.json` and `report.html`."""

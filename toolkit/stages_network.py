@@ -62,6 +62,14 @@ class FitStage(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             augment=self.augment,
         )
 
+    def check_ahead(self, work: Work) -> None:
+        """There are cases to train and validate on, and the backbone is known."""
+        from .models.network import check_backbone
+        from .train import check_splits
+
+        check_splits(dataset_of(work))
+        check_backbone(self.backbone, self.input.channels)
+
     def start(self) -> Path | None:
         """The checkpoint to start from."""
         return Path(self.weights) if self.weights else None

@@ -222,6 +222,14 @@ def _target_scale(train: Dataset) -> tuple[dict[str, tuple[float, ...]], dict[st
     return means, stds
 
 
+def check_splits(dataset: Dataset) -> None:
+    """Refuse a data set without training or validation cases."""
+    for name in ("train", "val"):
+        count = len(dataset.subset(name))
+        if count < 2:
+            raise FoveolaError(str(dataset.root), f"{count} case(s) in split {name!r}", "at least two are needed")
+
+
 def _train(
     objective: Objective,
     dataset: Dataset,
@@ -237,10 +245,8 @@ def _train(
     """Fit, save, lock thresholds."""
     network = objective.network
     spec, tasks, architecture = network.input, network.tasks, network.architecture
+    check_splits(dataset)
     train, val = dataset.subset("train"), dataset.subset("val")
-    for name, part in (("train", train), ("val", val)):
-        if len(part) < 2:
-            raise FoveolaError(str(dataset.root), f"{len(part)} case(s) in split {name!r}", "at least two are needed")
     arrays = prepare_arrays(train, spec, cache=cache)
     val_arrays = prepare_arrays(val, spec, cache=cache)
     data = TrainingData(arrays, tasks, architecture.target_mean, architecture.target_std, answers, scale)

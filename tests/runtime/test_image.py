@@ -161,7 +161,7 @@ def test_what_cannot_be_read_without_doubt_is_refused_in_one_line(name: str, tmp
 
 
 def test_paths_that_are_no_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FoveolaError, match="no such file"):
+    with pytest.raises(FoveolaError, match="no such file; give the path of an image file"):
         read_image(tmp_path / "absent.png")
     with pytest.raises(FoveolaError, match="is a folder"):
         read_image(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -151,3 +152,23 @@ def test_processes_started_by_torchrun_train_together_and_one_of_them_writes(tmp
     steps = {path.name.split("-")[0] for path in (tmp_path / "runs/tiny").glob("*-*") if (path / "step.json").is_file()}
     assert steps == {"data", "teacher", "student"}
     assert "GLOBAL_RANK: 1" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("steps.int8.min_images=128", r"steps.int8: .*split 'calibration': \d+ calibration images, 128 are needed"),
+        ("steps.student.backbone=mobilenetv4_conv_smal", "steps.student: backbone .*did you mean"),
+        ("data.shares={train: 0.5, val: 0.3, calibration: 0.2}", "steps.proof: .*no images to prove anything on"),
+    ],
+    ids=["calibration", "backbone", "no-test-images"],
+)
+def test_what_would_fail_hours_later_is_refused_before_any_training(change: str, words: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+
+    done = subprocess.run(command(str(recipe), tmp_path, change), env=environment(), capture_output=True, text=True)
+
+    assert done.returncode == ExitCode.REFUSED
+    assert re.search(words, done.stderr.splitlines()[-1]), done.stderr
+    assert not list((tmp_path / "tiny").glob("teacher-*"))

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from ...export.onnx_graph import export_onnx
 from ...export.quantize import quantize_onnx
-from ...runtime.errors import FoveolaError
 from ...runtime.manifest import Calibration
 from ..data.arrays import Arrays, prepare_arrays
-from ..data.dataset import Dataset
+from ..data.dataset import Dataset, calibration_set
 from ..models.network import Network, load_network, tensor_names
 from ..train import write_json
 from .lessons import TAUGHT
@@ -88,27 +87,6 @@ def quantise_student(
 def graph_outputs(network: Network) -> tuple[str, ...]:
     """Names of a student's raw outputs, in the order of its tasks."""
     return tuple(name for task in network.tasks for name in tensor_names(task, "student"))
-
-
-def calibration_set(dataset: Dataset, split: str, images: int, min_images: int) -> Dataset:
-    """The images that set the ranges, spread evenly over their split.
-
-    Raises:
-        FoveolaError: fewer than `min_images`, or an image (by its sha256) that training or the proof uses too.
-    """
-    found = dataset.subset(split)
-    place = f"{dataset.root}: split {split!r}"
-    if len(found) < min_images:
-        mend = "set more patients apart with data.calibration, or name a smaller min_images, which the report will show"
-        raise FoveolaError(place, f"{len(found)} calibration images, {min_images} are needed", mend)
-    places = np.linspace(0, len(found) - 1, min(images, len(found))).round().astype(int)
-    chosen = found.take(np.unique(places))
-    used = {sample.sha256: sample for sample in dataset.subset("train", "test").samples}
-    shared = [sample.key for sample in chosen.samples if sample.sha256 in used]
-    if shared:
-        fault = f"{len(shared)} image(s) are used in training or proof too, first {shared[0]}"
-        raise FoveolaError(place, fault, "keep the splits apart by patient and by image")
-    return chosen
 
 
 def _one_by_one(arrays: Arrays) -> Iterator[NDArray[np.float32]]:

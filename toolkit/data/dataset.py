@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.errors import UsageError
+from ...runtime.errors import FoveolaError, UsageError
 from ...runtime.image import read_image
 from ...runtime.task import Task
 from .cells import plain_task, spellings
@@ -169,6 +169,46 @@ def scan_dataset(
         digest=_digest(table, samples, [*masks.values(), *(tuple((f,) for f in files) for files in ignores.values())]),
     )
     return dataset, faults
+
+
+def calibration_set(dataset: Dataset, split: str, images: int, min_images: int) -> Dataset:
+    """The images that set the ranges, spread evenly over their split.
+
+    Raises:
+        FoveolaError: fewer than `min_images`, or an image (by its sha256) that training or the proof uses too.
+    """
+    found = dataset.subset(split)
+    place = f"{dataset.root}: split {split!r}"
+    if len(found) < min_images:
+        mend = "set more patients apart with data.calibration, or name a smaller min_images, which the report will show"
+        raise FoveolaError(place, f"{len(found)} calibration images, {min_images} are needed", mend)
+    places = np.linspace(0, len(found) - 1, min(images, len(found))).round().astype(int)
+    chosen = found.take(np.unique(places))
+    used = {sample.sha256: sample for sample in dataset.subset("train", "test").samples}
+    shared = [sample.key for sample in chosen.samples if sample.sha256 in used]
+    if shared:
+        fault = f"{len(shared)} image(s) are used in training or proof too, first {shared[0]}"
+        raise FoveolaError(place, fault, "keep the splits apart by patient and by image")
+    return chosen
+
+
+def proof_set(dataset: Dataset, split: str) -> Dataset:
+    """The images of the proof.
+
+    Raises:
+        FoveolaError: there are none, or one of them (by its sha256) is in another split too.
+    """
+    cases = dataset.subset(split)
+    place = f"{dataset.root}: split {split!r}"
+    if len(cases) == 0:
+        raise FoveolaError(place, "no images to prove anything on", "add some to the manifest")
+    others = {sample.sha256 for sample in dataset.samples if sample.split != split}
+    shared = [sample.key for sample in cases.samples if sample.sha256 in others]
+    if shared:
+        raise FoveolaError(
+            place, f"{len(shared)} image(s) are in another split too, first {shared[0]}", "keep splits apart"
+        )
+    return cases
 
 
 def load_mask(dataset: Dataset, task_name: str, index: int, size: Size | None = None) -> NDArray[np.uint8]:

@@ -200,24 +200,38 @@ def make_backbone(
     Raises:
         FoveolaError: timm knows no such network, or it has no features at these strides.
     """
-    where = f"backbone {name!r}"
+    indices = check_backbone(name, in_channels, strides)
+    dilated: dict[str, Any] = {"output_stride": output_stride} if output_stride != 32 else {}
+    try:
+        model: Any = timm.create_model(
+            name, pretrained=False, features_only=True, in_chans=in_channels, out_indices=indices, **dilated
+        )
+    except (ValueError, RuntimeError, AttributeError, TypeError, NotImplementedError):
+        raise _unfit(name, f"it cannot be given output stride {output_stride}") from None
+    return model, dict(zip(strides, model.feature_info.channels(), strict=True))
+
+
+def check_backbone(name: str, in_channels: int, strides: tuple[int, ...] = (8, 16, 32)) -> list[int]:
+    """Which of a backbone's feature maps have these strides; nothing is computed or allocated for it.
+
+    Raises:
+        FoveolaError: timm knows no such network, or it has no features at these strides.
+    """
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         mend = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
-        raise FoveolaError(where, "timm has no such network", mend)
-    options: dict[str, Any] = {"pretrained": False, "features_only": True, "in_chans": in_channels}
-    dilated: dict[str, Any] = {"output_stride": output_stride} if output_stride != 32 else {}
+        raise FoveolaError(f"backbone {name!r}", "timm has no such network", mend)
     try:
         with torch.device("meta"):
-            probe: Any = timm.create_model(name, **options)
+            probe: Any = timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels)
         reductions = list(probe.feature_info.reduction())
-        model: Any = timm.create_model(
-            name, **options, **dilated, out_indices=[reductions.index(stride) for stride in strides]
-        )
+        return [reductions.index(stride) for stride in strides]
     except (ValueError, RuntimeError, AttributeError, TypeError, NotImplementedError):
-        fault = f"it gives no features at strides {strides} with output stride {output_stride}"
-        raise FoveolaError(where, fault, "take a convolutional network such as resnet50") from None
-    return model, dict(zip(strides, model.feature_info.channels(), strict=True))
+        raise _unfit(name, f"it gives no features at strides {strides}") from None
+
+
+def _unfit(name: str, fault: str) -> FoveolaError:
+    return FoveolaError(f"backbone {name!r}", fault, "take a convolutional network such as resnet50")
 
 
 def _make_decoder(plan: Architecture, channels: dict[int, int]) -> LightDecoder | None:
