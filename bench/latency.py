@@ -145,7 +145,8 @@ def interleave(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
             call()
     for number in range(rounds):
         for name, call in calls.items():
-            repeats = 1 if name.startswith("teacher") else 10
+            repeats = 1 if name.startswith("teacher") else 20
+            time.sleep(0.05)  # the threads of the contender before spin for a while
             call()  # brings this contender's weights back into the caches
             start = time.perf_counter_ns()
             for _ in range(repeats):
