@@ -53,8 +53,12 @@ class TrainingState:
         self.history: list[Epoch] = []
 
     def to(self, device: torch.device) -> None:
-        """Move the averages."""
+        """Move the averages and the optimiser's moments (its step counts stay where they are)."""
         self.ema = {name: x.to(device) for name, x in self.ema.items()}
+        for moments in self.optimizer.state.values():
+            for key, x in moments.items():
+                if isinstance(x, Tensor) and key != "step":
+                    moments[key] = x.to(device)
 
     def average(self, decay: float, step: int) -> None:
         """Let the average follow; early on faster, so that it does not remember the random start."""

@@ -183,8 +183,8 @@ def task_outputs(network: Network, locked: Mapping[str, tuple[float, ...]]) -> t
 
 
 def shipped_task(task: Task) -> Task:
-    """The task without what only training and proof need (columns, weight, margins)."""
-    return msgspec.structs.replace(task, columns=(), ignore_column="", weight=1.0, margins={})
+    """The task without what only training and proof need (columns, weight, margins, critical classes)."""
+    return msgspec.structs.replace(task, columns=(), ignore_column="", weight=1.0, margins={}, critical=())
 
 
 def session_answers(session: Session, network: Network, images: NDArray[np.float32]) -> RawAnswers:

@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from foveola.runtime.bundle import open_bundle, read_unverified
 from foveola.runtime.errors import ExitCode
@@ -172,3 +175,19 @@ def test_what_would_fail_hours_later_is_refused_before_any_training(change: str,
     assert done.returncode == ExitCode.REFUSED
     assert re.search(words, done.stderr.splitlines()[-1]), done.stderr
     assert not list((tmp_path / "tiny").glob("teacher-*"))
+
+
+def test_a_teacher_from_elsewhere_goes_the_whole_road(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file(timm.create_model("resnet10t", num_classes=1, in_chans=1).state_dict(), tmp_path / "theirs.safetensors")
+    load = "{stage: load, library: timm, architecture: resnet10t, weights: theirs.safetensors, tasks: [view], input: "
+    load += INPUT + "}"
+    start, end = TINY.index("  teacher:"), TINY.index("  student:")
+    (tmp_path / "tiny.yaml").write_text(f"{TINY[:start]}  teacher: {load}\n{TINY[end:]}")
+
+    finish(str(tmp_path / "tiny.yaml"), tmp_path)
+
+    bundle = read_unverified(bundle_of(tmp_path, "tiny"))
+    # The student answers every task; the proof judges the one that this teacher answers.
+    assert [output.task.name for output in bundle.manifest.outputs] == ["view", "lungs", "boxes"]
+    assert {endpoint.task for endpoint in decode_evidence(bundle.members["parity.json"]).endpoints} == {"view"}
