@@ -19,8 +19,8 @@ from torch.nn import functional
 from ..runtime.task import Task
 from .answers import RawAnswers
 from .data.arrays import Arrays
+from .data.masks import IGNORE
 from .knobs import Augment
-from .losses import IGNORE
 
 
 @dataclass(frozen=True)

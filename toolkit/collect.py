@@ -19,7 +19,7 @@ from ..runtime.predict import Predictor
 from ..runtime.task import Task
 from .answers import RawAnswers
 from .data.dataset import Dataset, load_mask
-from .losses import IGNORE
+from .data.masks import IGNORE
 from .parity.cases import Answers, Cases, References
 
 Progress = Callable[[int, int], None]

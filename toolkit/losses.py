@@ -14,8 +14,7 @@ from torch.nn import functional
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from ..runtime.task import Task
-
-IGNORE = 255  # mask value of a pixel that nobody annotated
+from .data.masks import IGNORE
 
 
 def masked_mean(loss: Tensor, known: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from ..runtime.errors import UsageError
 from ..runtime.task import Task
 from .answers import RawAnswers
 from .data.arrays import Arrays
+from .data.masks import IGNORE
 from .fit import Scores
-from .losses import IGNORE
 from .parity.class_endpoints import quadratic_kappa
 from .parity.delong import auc
 from .parity.detection import average_precision, match_class

@@ -23,7 +23,6 @@ from ..export.onnx_graph import export_onnx
 from ..export.openvino_ir import write_ir
 from ..export.sbom import sbom_json
 from ..export.signing import make_keys, sign_members
-from ..runtime.answer import decode_boxes
 from ..runtime.bundle import Bundle, read_unverified, write_bundle
 from ..runtime.engine import Session, open_session
 from ..runtime.errors import FoveolaError, ProofFailedError, UnderpoweredError
@@ -47,7 +46,7 @@ from .compress.quantise import CALIBRATION, INT8_GRAPH, graph_outputs
 from .data.arrays import Arrays, prepare_arrays
 from .data.dataset import Dataset
 from .models.network import Network, load_network, tensor_names
-from .models.student_heads import MAX_BOXES, NMS_IOU, SCORE_FLOOR
+from .models.student_heads import MAX_BOXES, NMS_IOU, SCORE_FLOOR, grid_boxes
 from .parity.evidence import decode_evidence
 from .score import lock_thresholds
 from .stage import digest_path
@@ -191,24 +190,14 @@ def session_answers(session: Session, network: Network, images: NDArray[np.float
     """An artefact's raw answers to prepared images (N, C, H, W), one at a time as on the device."""
     raw: dict[str, list[NDArray[np.float32]]] = {task.name: [] for task in network.tasks if task.kind != "detection"}
     boxes: dict[str, list[NDArray[np.float32]]] = {task.name: [] for task in network.tasks if task.kind == "detection"}
+    size = (network.input.height, network.input.width)
     for i in range(len(images)):
         found = session.run(np.ascontiguousarray(images[i : i + 1]))
         for name, many in raw.items():
             many.append(found[name])
         for name, rows in boxes.items():
             sides, scores = found[f"{name}.boxes"][0], found[f"{name}.scores"][0]
-            rows.append(
-                decode_boxes(
-                    sides,
-                    scores,
-                    stride=network.architecture.box_stride,
-                    height=network.input.height,
-                    width=network.input.width,
-                    nms_iou=NMS_IOU,
-                    score_floor=SCORE_FLOOR,
-                    max_boxes=MAX_BOXES,
-                ).astype(np.float32)
-            )
+            rows.append(grid_boxes(sides, scores, network.architecture.box_stride, size).astype(np.float32))
     return RawAnswers({name: np.concatenate(many) for name, many in raw.items()}, boxes)
 
 
@@ -251,9 +240,9 @@ def sign_core(
     Raises:
         FoveolaError: the proof did not pass, or is one of another bundle; the key cannot sign.
     """
-    members = dict(read_unverified(bundle / CORE).members)
+    unsigned = read_unverified(bundle / CORE)
+    members, core = dict(unsigned.members), unsigned.core_digest
     evidence = decode_evidence((proof / "parity.json").read_bytes())
-    core = read_unverified(bundle / CORE).core_digest
     if evidence.bundle_digest != core:
         raise FoveolaError(
             str(proof), f"is the proof of bundle {evidence.bundle_digest[:12]}, not of {core[:12]}", "prove this one"

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -111,17 +113,22 @@ class AnchorFreeHead(Head):
             raw[name].float().cpu().numpy() for name in (f"{self.task.name}.boxes", f"{self.task.name}.scores")
         )
         return [
-            torch.from_numpy(
-                decode_boxes(
-                    side,
-                    score,
-                    stride=self.stride,
-                    height=size[0],
-                    width=size[1],
-                    nms_iou=NMS_IOU,
-                    score_floor=SCORE_FLOOR,
-                    max_boxes=MAX_BOXES,
-                )
-            )
+            torch.from_numpy(grid_boxes(side, score, self.stride, size))
             for side, score in zip(sides, scores, strict=True)
         ]
+
+
+def grid_boxes(
+    sides_4hw: NDArray[np.float32], scores_Thw: NDArray[np.float32], stride: int, size: tuple[int, int]
+) -> NDArray[np.float64]:
+    """A student's boxes (K, 6) of one image, decoded as its bundle's manifest says; `size` is the input's (H, W)."""
+    return decode_boxes(
+        sides_4hw,
+        scores_Thw,
+        stride=stride,
+        height=size[0],
+        width=size[1],
+        nms_iou=NMS_IOU,
+        score_floor=SCORE_FLOOR,
+        max_boxes=MAX_BOXES,
+    )
