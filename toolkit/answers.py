@@ -6,7 +6,7 @@ own decoding from `runtime.answer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from safetensors.numpy import load_file, save_file
 from torch.nn import functional
 
 from .models.network import Teacher
+
+Scale = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]  # regression task -> means, standard deviations
 
 HINT_CELLS = 8  # a teacher's feature map is kept at most at this size
 
@@ -76,6 +78,24 @@ def answer_images(
                 progress(min(start + batch_size, len(images)), len(images))
     joined = {name: np.concatenate(parts) for name, parts in raw.items()}
     return RawAnswers(joined, boxes, np.concatenate(hints) if hints else None)
+
+
+def rescaled(answers: RawAnswers, before: Scale, after: Scale) -> RawAnswers:
+    """The same answers with the regression values standardised otherwise.
+
+    A student standardises by its own training data; a teacher from elsewhere does it otherwise, or answers in units.
+
+    Args:
+        answers: a teacher's.
+        before: its mean and standard deviation of each regression task.
+        after: those that are wanted.
+    """
+    raw = dict(answers.raw)
+    for name in raw.keys() & before.keys() & after.keys():
+        if before[name] != after[name]:
+            (mean, std), (own_mean, own_std) = np.array(before[name]), np.array(after[name])
+            raw[name] = ((raw[name] * std + mean - own_mean) / own_std).astype(np.float32)
+    return RawAnswers(raw, answers.boxes, answers.hint)
 
 
 def _small(x: torch.Tensor) -> torch.Tensor:

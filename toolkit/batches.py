@@ -8,8 +8,8 @@ is never a target: masks hold 255 there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,9 +23,11 @@ from .data.masks import IGNORE
 from .knobs import Augment
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Images, targets and, for distillation, a teacher's answers."""
+class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Images, targets and, for distillation, a teacher's answers.
+
+    No dataclass: Fabric would take it apart and put it together anew at every step.
+    """
 
     images: Tensor  # (B, C, H, W)
     scalars: dict[str, Tensor]  # (B, columns), NaN where not known
@@ -35,6 +37,7 @@ class Batch:
     soft_boxes: dict[str, list[Tensor]]  # a teacher's boxes (M, 5 + score) in the order x1, y1, x2, y2, label, score
     hint: Tensor | None  # a teacher's features (B, F, h, w)
     view: Tensor  # bool (B, 1, H, W): inside the original picture
+    second: Tensor | None = None  # (B, C, H, W) another view of each image, for contrastive learning
 
     def target(self, task: Task) -> Tensor | list[Tensor | None]:
         """The reference standard of a task."""
@@ -103,11 +106,23 @@ def _soft(boxes: NDArray[np.float32], scale: float) -> Tensor:
     return soft
 
 
-def augment(batch: Batch, how: Augment, generator: torch.Generator) -> Batch:
-    """A varied copy: one random affine warp and one random change of light for each image."""
+def augment(batch: Batch, how: Augment, generator: torch.Generator, device: torch.device | None = None) -> Batch:
+    """A varied copy on `device`: one random affine warp and one random change of light for each image.
+
+    Args:
+        batch: on the CPU.
+        how: how far.
+        generator: of the CPU; it draws the same warps whatever the device.
+        device: where the copy goes and the pixels are moved; None: the CPU.
+    """
     count, height, width = len(batch.images), batch.images.shape[-2], batch.images.shape[-1]
     forward = _affine(count, height, width, how, generator)
     inverse = torch.linalg.inv(forward)[:, :2]
+    boxes = {name: _move_known(found, forward, batch) for name, found in batch.boxes.items()}
+    soft_boxes = {name: _move_list(found, forward, batch) for name, found in batch.soft_boxes.items()}
+    placed = msgspec.structs.replace(batch, boxes=boxes, soft_boxes=soft_boxes)
+    moved = move(placed, device or torch.device("cpu"))
+    inverse = inverse.to(moved.images.device)
 
     def warp(x_BCHW: Tensor, mode: str) -> Tensor:
         grid = functional.affine_grid(inverse, list(x_BCHW.shape), align_corners=False)
@@ -116,25 +131,59 @@ def augment(batch: Batch, how: Augment, generator: torch.Generator) -> Batch:
     def warp_labels(mask: Tensor) -> Tensor:
         channels = mask if mask.dim() == 4 else mask[:, None]
         # Zero stands for "outside" in grid_sample, so labels are moved until 255 is zero.
-        moved = warp(channels.float() - IGNORE, "nearest") + IGNORE
-        return moved.to(torch.uint8).reshape(mask.shape)
+        labels = warp(channels.float() - IGNORE, "nearest") + IGNORE
+        return labels.to(torch.uint8).reshape(mask.shape)
 
-    return replace(
-        batch,
-        images=_relight(warp(batch.images, "bilinear"), how, generator),
-        masks={name: warp_labels(mask) for name, mask in batch.masks.items()},
-        boxes={
-            name: [None if one is None else _move_boxes(one, forward[i], height, width) for i, one in enumerate(many)]
-            for name, many in batch.boxes.items()
-        },
-        soft={name: warp(raw, "bilinear") if raw.dim() == 4 else raw for name, raw in batch.soft.items()},
-        soft_boxes={
-            name: [_move_boxes(one, forward[i], height, width) for i, one in enumerate(many)]
-            for name, many in batch.soft_boxes.items()
-        },
-        hint=None if batch.hint is None else warp(batch.hint, "bilinear"),
-        view=warp(batch.view.float(), "bilinear") > 0.999,
+    return msgspec.structs.replace(
+        moved,
+        images=_relight(warp(moved.images, "bilinear"), how, generator).contiguous(memory_format=torch.channels_last),
+        masks={name: warp_labels(mask) for name, mask in moved.masks.items()},
+        soft={name: warp(raw, "bilinear") if raw.dim() == 4 else raw for name, raw in moved.soft.items()},
+        hint=None if moved.hint is None else warp(moved.hint, "bilinear"),
+        view=warp(moved.view.float(), "bilinear") > 0.999,
     )
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device; copies from pinned memory do not hold up the processor."""
+
+    def there(x: Tensor) -> Tensor:
+        return x.to(device, non_blocking=True)
+
+    def lists(many: dict[str, list[Tensor | None]]) -> dict[str, list[Tensor | None]]:
+        return {name: [None if one is None else there(one) for one in found] for name, found in many.items()}
+
+    return Batch(
+        images=there(batch.images).contiguous(memory_format=torch.channels_last),
+        scalars={name: there(x) for name, x in batch.scalars.items()},
+        masks={name: there(x) for name, x in batch.masks.items()},
+        boxes=lists(batch.boxes),
+        soft={name: there(x) for name, x in batch.soft.items()},
+        soft_boxes={name: [there(one) for one in found] for name, found in batch.soft_boxes.items()},
+        hint=None if batch.hint is None else there(batch.hint),
+        view=there(batch.view),
+        second=None if batch.second is None else there(batch.second).contiguous(memory_format=torch.channels_last),
+    )
+
+
+def pin(batch: Batch) -> Batch:
+    """The same batch with its large tensors in page-locked memory, from where a GPU takes them by itself."""
+    return msgspec.structs.replace(
+        batch,
+        images=batch.images.pin_memory(),
+        masks={name: x.pin_memory() for name, x in batch.masks.items()},
+        view=batch.view.pin_memory(),
+    )
+
+
+def _move_list(found: list[Tensor], forward: Tensor, batch: Batch) -> list[Tensor]:
+    height, width = batch.images.shape[-2], batch.images.shape[-1]
+    return [_move_boxes(one, forward[i], height, width) for i, one in enumerate(found)]
+
+
+def _move_known(found: list[Tensor | None], forward: Tensor, batch: Batch) -> list[Tensor | None]:
+    height, width = batch.images.shape[-2], batch.images.shape[-1]
+    return [None if one is None else _move_boxes(one, forward[i], height, width) for i, one in enumerate(found)]
 
 
 def _affine(count: int, height: int, width: int, how: Augment, generator: torch.Generator) -> Tensor:
@@ -156,12 +205,15 @@ def _affine(count: int, height: int, width: int, how: Augment, generator: torch.
 
 def _relight(images: Tensor, how: Augment, generator: torch.Generator) -> Tensor:
     """Brightness and contrast about the image's own mean, then noise; clipped to 0..1 as the device's input is."""
-    draw = torch.rand(len(images), 3, 1, 1, 1, generator=generator)
+    draw = torch.rand(len(images), 3, 1, 1, 1, generator=generator).to(images.device)
     mean = images.mean((1, 2, 3), keepdim=True)
     contrast = 1 + (draw[:, 0] * 2 - 1) * how.contrast
     images = (images - mean) * contrast + mean + (draw[:, 1] * 2 - 1) * how.brightness
     if how.noise > 0:
-        images = images + torch.randn(images.shape, generator=generator) * (draw[:, 2] * how.noise)
+        # On a GPU its own generator draws: so many numbers would take the processor longer than the network's step.
+        own = generator if images.device.type == "cpu" else None
+        noise = torch.randn(images.shape, generator=own, device=images.device)
+        images = images + noise * (draw[:, 2] * how.noise)
     return images.clamp(0, 1)
 
 

@@ -12,15 +12,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .batches import Batch
-from .models.network import Network
+
+Weights = dict[str, Tensor]
 
 
 class Objective(nn.Module):
-    """A network and what it is trained for; `forward` gives one loss a task, already weighted."""
+    """A network and what it is trained for; `forward` gives one loss a task, already weighted.
 
-    def __init__(self, network: Network) -> None:
+    Args:
+        network: what is judged and kept; all else in an objective serves training only.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+
+    def compiled(self) -> list[nn.Module]:
+        """Parts whose shapes never change, so that torch.compile pays on a GPU."""
+        backbone = getattr(self.network, "backbone", None)
+        return [backbone] if isinstance(backbone, nn.Module) else []
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses by name."""
@@ -31,10 +41,13 @@ class Epoch(msgspec.Struct, frozen=True):
     """One line of a training's history."""
 
     epoch: int
-    learning_rate: float
-    losses: dict[str, float]
+    learning_rate: float  # of the last step; of the cycle's minimum where the rate is cyclic
+    losses: dict[str, float]  # means over the epoch's steps
     score: float  # mean over tasks of the validation score
     scores: dict[str, float]
+    task: str = ""  # continual learning: the task of this visit
+    round: int = 0  # continual learning: which round the visit belongs to, from 0
+    measures: dict[str, float] = {}  # whatever else was measured: drift, accuracy of a probe
 
 
 class _Progress(msgspec.Struct):
@@ -43,14 +56,21 @@ class _Progress(msgspec.Struct):
 
 
 class TrainingState:
-    """All that a resume needs; saved as safetensors and JSON, replaced by one rename."""
+    """All that a resume needs; saved as safetensors and JSON, replaced by one rename.
 
-    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+    Args:
+        objective: network and losses.
+        optimizer: of the objective's parameters.
+        averages: whether a moving average of the weights is kept.
+    """
+
+    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, *, averages: bool) -> None:
         self.objective, self.optimizer = objective, optimizer
-        self.ema = _copy(objective.network)
-        self.best = _copy(objective.network)
+        self.ema = copy_weights(objective.network) if averages else {}
+        self.kept = copy_weights(objective.network)
         self.best_score = -math.inf
         self.history: list[Epoch] = []
+        self.course: Weights = {}  # what the course must know again (`Course.memory`)
 
     def to(self, device: torch.device) -> None:
         """Move the averages and the optimiser's moments (its step counts stay where they are)."""
@@ -60,29 +80,38 @@ class TrainingState:
                 if isinstance(x, Tensor) and key != "step":
                     moments[key] = x.to(device)
 
+    @torch.no_grad()
     def average(self, decay: float, step: int) -> None:
         """Let the average follow; early on faster, so that it does not remember the random start."""
-        if decay <= 0:
+        if not self.ema:
             return
         weight = 1 - min(decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, x in self.objective.network.state_dict().items():
-                if x.is_floating_point():
-                    self.ema[name].lerp_(x, weight)
-                else:
-                    self.ema[name].copy_(x)
+        own = self.objective.network.state_dict()
+        floating = [name for name, x in own.items() if x.is_floating_point()]
+        follow([self.ema[name] for name in floating], [own[name] for name in floating], weight)
+        for name, x in own.items():
+            if not x.is_floating_point():
+                self.ema[name].copy_(x)
 
-    def averaged(self, on: bool) -> Averaged:
-        """The network with averaged weights while the block lasts."""
-        return Averaged(self.objective.network, self.ema if on else None)
+    def close_epoch(self, epoch: Epoch, weights: Weights | None, *, last: bool) -> None:
+        """Note the epoch and keep its weights if they are the best so far, or the `last` ones.
 
-    def close_epoch(self, epoch: Epoch, use_ema: bool) -> None:
-        """Note the epoch and keep its weights if they are the best so far."""
+        Args:
+            epoch: the line of the history.
+            weights: those that were judged; None: the network's own.
+            last: whether the last weights are kept and not the best.
+        """
         self.history.append(epoch)
-        if epoch.score > self.best_score:
+        if last or epoch.score > self.best_score:
             self.best_score = epoch.score
-            source = self.ema if use_ema else self.objective.network.state_dict()
-            self.best = {name: x.detach().cpu().clone() for name, x in source.items()}
+            source = self.objective.network.state_dict() if weights is None else weights
+            self.kept = {name: x.detach().cpu().clone() for name, x in source.items()}
+
+    @property
+    def stale(self) -> int:
+        """Epochs since the best score."""
+        scores = [epoch.score for epoch in self.history]
+        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
     def save(self, folder: Path) -> None:
         """Replace the resume point."""
@@ -93,8 +122,9 @@ class TrainingState:
             {k: v.detach().cpu().contiguous() for k, v in self.objective.state_dict().items()},
             partial / "objective.safetensors",
         )
-        save_file({k: v.cpu().contiguous() for k, v in self.ema.items()}, partial / "ema.safetensors")
-        save_file({k: v.contiguous() for k, v in self.best.items()}, partial / "best.safetensors")
+        for name in ("ema", "kept", "course"):
+            weights: Weights = getattr(self, name)
+            save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, partial / f"{name}.safetensors")
         moments = self.optimizer.state_dict()["state"]
         flat = {
             f"{i}/{key}": torch.as_tensor(x).detach().cpu().contiguous()
@@ -118,7 +148,8 @@ class TrainingState:
             progress = msgspec.json.decode((candidate / "progress.json").read_bytes(), type=_Progress)
             self.history, self.best_score = progress.history, progress.best_score
             self.objective.load_state_dict(load_file(candidate / "objective.safetensors"))
-            self.ema, self.best = load_file(candidate / "ema.safetensors"), load_file(candidate / "best.safetensors")
+            for name in ("ema", "kept", "course"):
+                setattr(self, name, load_file(candidate / f"{name}.safetensors"))
             state: dict[int, dict[str, Tensor]] = {}
             for name, x in load_file(candidate / "optimizer.safetensors").items():
                 number, key = name.split("/")
@@ -129,16 +160,16 @@ class TrainingState:
             return
 
 
-class Averaged:
-    """Swaps averaged weights in and out."""
+class Borrowed:
+    """Puts other weights into a network while a block lasts; None leaves its own."""
 
-    def __init__(self, network: Network, weights: dict[str, Tensor] | None) -> None:
+    def __init__(self, network: nn.Module, weights: Weights | None) -> None:
         self.network, self.weights = network, weights
-        self.own: dict[str, Tensor] = {}
+        self.own: Weights = {}
 
     def __enter__(self) -> None:
         if self.weights is not None:
-            self.own = _copy(self.network)
+            self.own = copy_weights(self.network)
             self.network.load_state_dict(self.weights)
 
     def __exit__(self, *_: object) -> None:
@@ -146,5 +177,12 @@ class Averaged:
             self.network.load_state_dict(self.own)
 
 
-def _copy(module: nn.Module) -> dict[str, Tensor]:
+@torch.no_grad()
+def follow(averages: list[Tensor], weights: list[Tensor], share: float) -> None:
+    """Move each average by `share` of its distance towards a weight, in place and in one go."""
+    torch._foreach_lerp_(averages, weights, share)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def copy_weights(module: nn.Module) -> Weights:
+    """A detached copy of all parameters and buffers."""
     return {name: x.detach().clone() for name, x in module.state_dict().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..runtime.errors import ExitCode, FoveolaError, UsageError
+from .cli_import import import_data
 from .cli_parts import Group, example, json_option, say_json, set_option
 
 if TYPE_CHECKING:
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group, epilog=example("foveola data phantom demo-data", "foveola data check /data/xray"))
 def data() -> None:
-    """Make phantom data, or check one's own."""
+    """Make phantom data, or import and check one's own."""
+
+
+data.add_command(import_data)
 
 
 @data.command(epilog=example("foveola data phantom demo-data --patients 100 --seed 7"))
@@ -86,11 +91,11 @@ def check(folder: Path | None, recipe: str | None, changes: tuple[str, ...], as_
     """
     from .progress import make_progress
 
-    survey_it = _what_to_check(folder, recipe, changes)
+    place, survey_it = _what_to_check(folder, recipe, changes)
     progress = make_progress()
-    progress.begin(str(survey_it.args[0]), 1, 1, "checking")
+    progress.begin(place, 1, 1, "checking")
     try:
-        survey = survey_it(progress=lambda n, of: progress.advance(n, of, "images"))
+        survey = survey_it(lambda n, of: progress.advance(n, of, "images"))
         progress.end("checked")
     finally:
         progress.close()
@@ -102,32 +107,26 @@ def check(folder: Path | None, recipe: str | None, changes: tuple[str, ...], as_
     return ExitCode.REFUSED if survey.errors else ExitCode.DONE
 
 
-def _what_to_check(folder: Path | None, recipe: str | None, changes: tuple[str, ...]) -> partial[Survey]:
-    """Prepare the check of a folder alone, or of what a recipe reads."""
+def _what_to_check(
+    folder: Path | None, recipe: str | None, changes: tuple[str, ...]
+) -> tuple[str, Callable[[Callable[[int, int], None]], Survey]]:
+    """Where the data are, and the check of a folder alone or of what a recipe reads."""
     from .data.check import survey_dataset
 
     if recipe is None:
         if folder is None or changes:
             raise click.UsageError("--set needs --recipe" if folder else "give FOLDER, --recipe RECIPE or both")
         root, manifest = (folder.parent, folder.name) if folder.suffix == ".csv" else (folder, "manifest.csv")
-        return partial(survey_dataset, root, manifest=manifest)
+        return str(root), lambda progress: survey_dataset(root, manifest=manifest, progress=progress)
     from .cli_run import load_recipe
-    from .stages_data import Manifest
+    from .stages_data import FileStage
 
     more = [f"data.root={folder.absolute()}"] if folder else []
     read = load_recipe(recipe, (*changes, *more))
     stage = read.data.stage
-    if not isinstance(stage, Manifest):
-        raise UsageError(f"{recipe}: data", f"{read.data.kind} has nothing to check", "only `manifest` reads files")
-    return partial(
-        survey_dataset,
-        Path(stage.root),
-        read.tasks,
-        manifest=stage.manifest,
-        columns=stage.columns,
-        calibration=stage.calibration,
-        seed=read.seed,
-    )
+    if not isinstance(stage, FileStage):
+        raise UsageError(f"{recipe}: data", f"{read.data.kind} has nothing to check", "it makes its own pictures")
+    return stage.root, partial(stage.survey, read.tasks, read.seed)
 
 
 def _survey_lines(survey: Survey) -> list[str]:

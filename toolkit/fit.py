@@ -1,20 +1,21 @@
-"""The one training loop: cosine schedule, gradient clipping, EMA, best by validation, resume at the last epoch.
+"""The one training loop, for every course: supervised, distilled, contrastive, continual.
 
-It runs on Lightning Fabric: one CPU, one GPU in bf16, or several GPUs started by torchrun. What is random in an epoch
-follows from the seed and the epoch's number alone, so that a training killed at any point and started again ends with
-the weights of an uninterrupted one (same machine, same number of threads).
+- It runs on Lightning Fabric: one CPU, one GPU in bf16, or several GPUs and nodes started by torchrun.
+- What is random in an epoch follows from the seed and the epoch's number alone, and the last epoch is kept on disk, so
+  that a training killed at any step and started again gives the curve and the weights of an uninterrupted one (same
+  machine, same number of threads and processes).
+- The device is never waited for: batches are read ahead, and a step's loss is looked at after the next step was sent.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Literal
 
-import msgspec
 import numpy as np
 import torch
 from lightning.fabric import Fabric
@@ -22,16 +23,29 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from ..runtime.errors import FoveolaError
-from .batches import Batch, TrainingData, augment
-from .checkpoint import Epoch, Objective, TrainingState
+from .batches import Batch, pin
+from .checkpoint import Borrowed, Epoch, Objective, TrainingState
+from .course import Course, Report
+from .curve_log import CurveLog
+from .feed import Index, read_ahead
 from .knobs import Plan
 from .models.network import Network
+from .models.teacher_heads import DeepLabHead
 
 CHECKPOINT = "checkpoint"
+COMPILE = "FOVEOLA_COMPILE"  # 0: networks are not compiled on a GPU
 
 
 class Supervised(Objective):
     """The reference standard alone, gaps masked."""
+
+    network: Network
+
+    def __init__(self, network: Network, *, mask_entropy: bool = True) -> None:
+        super().__init__(network)
+        for head in network.ordered_heads():
+            if isinstance(head, DeepLabHead):
+                head.entropy = mask_entropy
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """One loss a task."""
@@ -42,31 +56,20 @@ class Supervised(Objective):
         return losses
 
 
-class Scores(msgspec.Struct, frozen=True):
-    """A validation: higher is better, 1 is perfect; tasks without a known target are absent."""
-
-    total: float
-    by_task: dict[str, float]
-
-
-class Report(Protocol):
-    """Where progress goes."""
-
-    def __call__(self, done: int, total: int, text: str) -> None:
-        """`done` of `total` images, and a few words."""
-
-
-def make_fabric() -> Fabric:
+def make_fabric(precision: Literal["32-true", "bf16-mixed"] | None = None) -> Fabric:
     """Fabric for this machine: float32 on a CPU, bf16 mixed on CUDA, DDP where torchrun started several processes."""
     cuda = torch.cuda.is_available()
     workers = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if torch.distributed.is_torchelastic_launched() else 1
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1")) if torch.distributed.is_torchelastic_launched() else 1
+    several = workers * nodes > 1
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu",
         devices=workers,
-        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")) if workers > 1 else 1,
-        # Heads of tasks that a batch does not label get no gradient.
-        strategy=DDPStrategy(find_unused_parameters=True) if workers > 1 else "auto",
-        precision="bf16-mixed" if cuda else "32-true",
+        num_nodes=nodes,
+        # Heads of tasks that a batch does not label get no gradient. Running statistics stay each process's own: the
+        # leader's are kept, and a queue of keys would be sent at every step for nothing.
+        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if several else "auto",
+        precision=precision or ("bf16-mixed" if cuda else "32-true"),
     )
     fabric.launch()
     return fabric
@@ -74,49 +77,57 @@ def make_fabric() -> Fabric:
 
 def fit(
     objective: Objective,
-    data: TrainingData,
-    validate: Callable[[Network], Scores],
-    plan: Plan,
+    course: Course,
     *,
     seed: int,
     folder: Path,
     report: Report,
-    names: Sequence[str] = (),
+    log: Path | None = None,
+    fabric: Fabric | None = None,
 ) -> list[Epoch]:
-    """Train `objective`, leaving its network with the best weights, and return the history.
+    """Train `objective` along a course, leaving its network with the weights to keep, and return the history.
 
     Args:
         objective: network and losses; changed in place.
-        data: training images and targets.
-        validate: score of a network on the validation images.
-        plan: the knobs.
+        course: what is done in each epoch.
         seed: of everything random.
         folder: where the last epoch is kept for a resume; removed at the end by `forget`.
         report: progress.
-        names: a name an image, for errors.
+        log: CSV of the curve, a row a step.
+        fabric: devices and precision; None: those of this machine.
 
     Raises:
-        FoveolaError: a loss is not finite (epoch, step and images are named).
+        FoveolaError: a loss is not finite (epoch, step and images are named), or the GPU's memory is full.
     """
-    fabric = make_fabric()
+    fabric = fabric or make_fabric()
+    plan = course.plan
     objective = objective.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(_parameter_groups(objective, plan.weight_decay), lr=plan.learning_rate)
-    state = TrainingState(objective, optimizer)
+    optimizer = make_optimizer(objective, plan)
+    state = TrainingState(objective, optimizer, averages=plan.ema > 0)
     state.restore(folder / CHECKPOINT)
+    course.remember(state.course)
+    _compile(objective)
     model, wrapped = fabric.setup(objective, optimizer)
     state.to(fabric.device)
-    for epoch in range(len(state.history), plan.epochs):
-        losses, rate = _train_epoch(fabric, model, wrapped, data, plan, seed, epoch, state, report, names)
-        with state.averaged(plan.ema > 0):
-            scores = validate(objective.network)
+    curve = CurveLog(log if fabric.is_global_zero else None, len(state.history))
+    total = sum(course.images(epoch) for epoch in range(course.epochs))
+    for number in range(len(state.history), course.epochs):
+        if plan.patience and state.stale >= plan.patience:
+            break
+        course.begin(number, objective, optimizer)
+        done = sum(course.images(epoch) for epoch in range(number))
+        voice = _Voice(report, curve, number, course.epochs, done, total)
+        losses, rate = _train_epoch(fabric, model, wrapped, course, objective, state, seed, number, voice)
+        epoch = _close_epoch(course, objective, state, number, losses, rate)
         objective.to(fabric.device).train()
-        state.close_epoch(Epoch(epoch, rate, losses, scores.total, scores.by_task), plan.ema > 0)
         if fabric.is_global_zero:
+            state.course = course.memory()
             state.save(folder / CHECKPOINT)
         fabric.barrier()
-        shown = " ".join(f"{name} {score:.3f}" for name, score in scores.by_task.items())
-        report(len(data) * (epoch + 1), len(data) * plan.epochs, f"epoch {epoch + 1}/{plan.epochs}: {shown}")
-    objective.network.load_state_dict(state.best)
+        curve.flush()
+        shown = " ".join(f"{name} {score:.3f}" for name, score in epoch.scores.items())
+        report(done + course.images(number), total, f"epoch {number + 1}/{course.epochs}: {shown}")
+    objective.network.load_state_dict(state.kept)
     objective.network.eval()
     return state.history
 
@@ -126,88 +137,149 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
 
 
-def _parameter_groups(module: nn.Module, decay: float) -> list[dict[str, object]]:
+def make_optimizer(module: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """The plan's optimiser; biases and normalisation are not decayed."""
     parameters = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": decay},
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": plan.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
+    if plan.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=plan.learning_rate, momentum=plan.momentum)
+    kind = torch.optim.Adam if plan.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=plan.learning_rate)
 
 
-def _rate(plan: Plan, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to zero (Loshchilov and Hutter, ICLR 2017)."""
-    rising = max(1, round(plan.warmup * steps))
-    if step < rising:
-        return plan.learning_rate * (step + 1) / rising
-    return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+def _compile(objective: Objective) -> None:
+    """Compile what has fixed shapes, where it pays: on a GPU."""
+    if torch.cuda.is_available() and os.environ.get(COMPILE, "1") != "0":
+        for part in objective.compiled():
+            part.compile()
+
+
+def _close_epoch(
+    course: Course, objective: Objective, state: TrainingState, number: int, losses: dict[str, float], rate: float
+) -> Epoch:
+    """Judge the epoch's weights and note the line of the history."""
+    weights = course.judged(state)
+    with Borrowed(objective.network, weights):
+        scores = course.judge(number, objective.network)
+    plain = Epoch(number, rate, losses, scores.total, scores.by_task, measures=scores.measures)
+    epoch = course.line(plain)
+    state.close_epoch(epoch, weights, last=course.keeps_last)
+    return epoch
+
+
+class _Voice:
+    """Looks at each step's losses one step late, so that the device need not be waited for, and tells of them."""
+
+    def __init__(self, report: Report, curve: CurveLog, epoch: int, epochs: int, before: int, total: int) -> None:
+        self.report, self.curve, self.epoch, self.epochs = report, curve, epoch, epochs
+        self.done, self.total = before, total
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self.clock = time.perf_counter()
+        self.waiting: tuple[int, float, int, list[str], dict[str, Tensor]] | None = None
+
+    def say(self, step: int, rate: float, images: int, names: list[str], losses: dict[str, Tensor]) -> None:
+        """A step was sent; look at the one before."""
+        before = self.waiting
+        stacked = torch.stack([loss.detach().float() for loss in losses.values()])
+        self.waiting = (step, rate, images, names, dict(zip(losses, stacked, strict=True)))
+        if before is not None:
+            self._look(*before)
+
+    def close(self) -> dict[str, float]:
+        """Look at the last step; means of the losses over the epoch.
+
+        Raises:
+            FoveolaError: a loss was not finite.
+        """
+        if self.waiting is not None:
+            self._look(*self.waiting)
+            self.waiting = None
+        return {name: value / self.count for name, value in self.sums.items()}
+
+    def _look(self, step: int, rate: float, images: int, names: list[str], losses: dict[str, Tensor]) -> None:
+        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        total = sum(values.values())
+        if not np.isfinite(total):
+            wrong = ", ".join(name for name, value in values.items() if not np.isfinite(value))
+            kept = f"; the checkpoint of epoch {self.epoch} is kept" if self.epoch else ""
+            fault = f"the loss is not finite ({wrong}) at {', '.join(names)}{kept}"
+            mend = "lower learning_rate, or look at these images"
+            raise FoveolaError(f"epoch {self.epoch + 1}, step {step + 1}", fault, mend)
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+        self.done += images
+        now = time.perf_counter()
+        pace = images / max(now - self.clock, 1e-9)
+        self.clock = now
+        self.curve.add(self.epoch + 1, step + 1, rate=rate, images_per_second=pace, loss=total, losses=values)
+        told = f"epoch {self.epoch + 1}/{self.epochs}, loss {total:.3f}, rate {rate:.2g}, {pace:.0f} images/s"
+        self.report(min(self.done, self.total), self.total, told)
 
 
 def _train_epoch(
     fabric: Fabric,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    data: TrainingData,
-    plan: Plan,
+    course: Course,
+    objective: Objective,
+    state: TrainingState,
     seed: int,
     epoch: int,
-    state: TrainingState,
-    report: Report,
-    names: Sequence[str],
+    voice: _Voice,
 ) -> tuple[dict[str, float], float]:
     """One pass; returns the mean losses by name and the last learning rate."""
-    seed = seed * 100_003 + epoch
-    order = np.random.default_rng(seed).permutation(len(data))
-    torch.manual_seed(seed * 1009 + fabric.global_rank)
-    generator = torch.Generator().manual_seed(seed * 1013 + fabric.global_rank)
-    size = max(1, min(plan.batch_size, len(data)) // fabric.world_size)
-    batches = max(1, len(data) // (size * fabric.world_size))
-    totals: dict[str, float] = {}
-    rate = 0.0
+    plan, mixed = course.plan, seed * 100_003 + epoch
+    order = course.order(epoch, np.random.default_rng(mixed))
+    torch.manual_seed(mixed * 1009 + fabric.global_rank)
+    generator = torch.Generator().manual_seed(mixed * 1013 + fabric.global_rank)
+    parts, together = _parts(order, plan.batch_size, fabric)
+    rate, step = 0.0, 0
     model.train()
-    for step in range(batches):
-        first = (step * fabric.world_size + fabric.global_rank) * size
-        index = order[first : first + size]
-        batch = move(augment(data.batch(index), plan.augment, generator), fabric.device)
-        rate = _rate(plan, epoch * batches + step, plan.epochs * batches)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        losses = model(batch)
-        total = torch.stack(list(losses.values())).sum()
-        if not bool(torch.isfinite(total)):
-            shown = ", ".join(names[int(i)] for i in index[:4]) if names else f"images {index[:4].tolist()}"
-            wrong = ", ".join(name for name, loss in losses.items() if not bool(torch.isfinite(loss)))
-            fault = f"the loss is not finite ({wrong}) at {shown}"
-            raise FoveolaError(
-                f"epoch {epoch + 1}, step {step + 1}", fault, "lower learning_rate, or look at these images"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        fabric.backward(total)
-        fabric.clip_gradients(model, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
-        optimizer.step()
-        state.average(plan.ema, epoch * batches + step)
-        for name, loss in losses.items():
-            totals[name] = totals.get(name, 0.0) + float(loss.detach())
-        report(
-            epoch * len(data) + (step + 1) * size * fabric.world_size,
-            plan.epochs * len(data),
-            f"loss {float(total.detach()):.3f}",
-        )
-    return {name: value / batches for name, value in totals.items()}, rate
+    try:
+        for step, (index, read) in enumerate(_batches(course, parts, fabric)):
+            batch = course.vary(read, generator, fabric.device)
+            rate = course.rate(epoch, step, len(parts))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            losses = model(batch)
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(torch.stack(list(losses.values())).sum())
+            if plan.clip > 0:
+                fabric.clip_gradients(model, optimizer, max_norm=plan.clip, error_if_nonfinite=False)
+            optimizer.step()
+            state.average(plan.ema, epoch * len(parts) + step)
+            course.after_step(epoch, step, len(parts), objective)
+            voice.say(step, rate, together, [course.name(int(place)) for place in index[:4]], losses)
+    except torch.OutOfMemoryError:
+        raise _no_memory(epoch, step, len(parts[0]), batch_size=plan.batch_size) from None
+    return voice.close(), rate
 
 
-def move(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device, images in channels-last order."""
+def _parts(order: Index, batch_size: int, fabric: Fabric) -> tuple[list[Index], int]:
+    """Share of every batch that is this process's, and the images of a batch over all; a rest is left out."""
+    size = max(1, min(batch_size, len(order)) // fabric.world_size)
+    together = size * fabric.world_size
+    starts = [step * together + fabric.global_rank * size for step in range(max(1, len(order) // together))]
+    return [order[start : start + size] for start in starts], together
 
-    def there(many: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: x.to(device) for name, x in many.items()}
 
-    return Batch(
-        images=batch.images.to(device).contiguous(memory_format=torch.channels_last),
-        scalars=there(batch.scalars),
-        masks=there(batch.masks),
-        boxes={name: [None if one is None else one.to(device) for one in many] for name, many in batch.boxes.items()},
-        soft=there(batch.soft),
-        soft_boxes={name: [one.to(device) for one in many] for name, many in batch.soft_boxes.items()},
-        hint=None if batch.hint is None else batch.hint.to(device),
-        view=batch.view.to(device),
-    )
+def _batches(course: Course, parts: list[Index], fabric: Fabric) -> Iterator[tuple[Index, Batch]]:
+    cuda = fabric.device.type == "cuda"
+
+    def read(index: Index) -> Batch:
+        batch = course.data.batch(index)
+        return pin(batch) if cuda else batch
+
+    return read_ahead(read, parts, threads=4 if cuda else 1)
+
+
+def _no_memory(epoch: int, step: int, size: int, *, batch_size: int) -> FoveolaError:
+    held = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+    fault = f"the GPU's memory is full ({held:.1f} GiB were in use, {size} images a step on each device)"
+    mend = f"lower batch_size (now {batch_size}) or the input's size, or use more devices"
+    return FoveolaError(f"epoch {epoch + 1}, step {step + 1}", fault, mend)

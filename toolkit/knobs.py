@@ -12,6 +12,7 @@ from ..runtime.manifest import InputSpec
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(gt=0)]
 Above = Annotated[float, Meta(gt=0)]
+Optimizer = Literal["adamw", "adam", "sgd"]
 
 
 class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -42,21 +43,29 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         epochs: passes over the training images.
         batch_size: images a step, over all devices.
-        learning_rate: of AdamW at the end of the warm-up; falls to zero along a cosine.
-        weight_decay: of AdamW, on matrices and kernels only.
+        learning_rate: the largest.
+        optimizer: `adamw`, `adam` (its weight decay is L2, as in MoCo-CXR) or `sgd`.
+        momentum: of SGD.
+        weight_decay: on matrices and kernels only.
+        schedule: `cosine` rises for the warm-up and falls to zero along a cosine; `constant` rises and stays.
         warmup: share of all steps in which the rate rises.
-        clip: largest gradient norm.
+        clip: largest gradient norm; 0 for none.
         ema: decay of the moving average that is validated and kept; 0 keeps the weights themselves.
+        patience: epochs without a better validation score after which the training ends; 0 never ends it early.
         augment: variation of the pictures.
     """
 
     epochs: int
     batch_size: int
     learning_rate: float
+    optimizer: Optimizer = "adamw"
+    momentum: float = 0.9
     weight_decay: float = 0.05
+    schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.1
     clip: float = 5.0
     ema: float = 0.99
+    patience: int = 0
     augment: Augment = Augment()
 
 

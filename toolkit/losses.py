@@ -49,10 +49,11 @@ def scalar_loss(task: Task, raw_BT: Tensor, target: Tensor) -> Tensor:
     return masked_mean(functional.binary_cross_entropy_with_logits(raw_BT, filled, reduction="none"), known)
 
 
-def mask_loss(task: Task, raw_BKhw: Tensor, target: Tensor) -> Tensor:
+def mask_loss(task: Task, raw_BKhw: Tensor, target: Tensor, *, entropy: bool = True) -> Tensor:
     """Cross entropy plus soft Dice (Milletari et al., 3DV 2016) at the target's resolution.
 
     Args:
+        entropy: False leaves soft Dice alone, as MTPret has it (Liao et al. 2024, eq. 7 with smooth 1).
         task: exclusive (label map, softmax) or not (one mask a class, sigmoid).
         raw_BKhw: logits on the network's grid, upsampled here.
         target: uint8 (B, H, W) labels or (B, K, H, W) 0/1; 255 is not known.
@@ -61,15 +62,18 @@ def mask_loss(task: Task, raw_BKhw: Tensor, target: Tensor) -> Tensor:
     if task.exclusive:
         known_B1HW = (target != IGNORE).unsqueeze(1)
         label = torch.where(target == IGNORE, torch.zeros_like(target), target).long()
-        entropy = masked_mean(functional.cross_entropy(raw, label, reduction="none"), known_B1HW[:, 0])
         one_hot = functional.one_hot(label, raw.shape[1]).permute(0, 3, 1, 2).to(raw.dtype)
-        return entropy + soft_dice_loss(
-            raw.softmax(1)[:, 1:], one_hot[:, 1:], known_B1HW.expand(-1, raw.shape[1] - 1, -1, -1)
+        dice = soft_dice_loss(raw.softmax(1)[:, 1:], one_hot[:, 1:], known_B1HW.expand(-1, raw.shape[1] - 1, -1, -1))
+        cross = (
+            masked_mean(functional.cross_entropy(raw, label, reduction="none"), known_B1HW[:, 0]) if entropy else 0.0
         )
+        return cross + dice
     known = target != IGNORE
     wanted = torch.where(known, target, torch.zeros_like(target)).to(raw.dtype)
-    entropy = masked_mean(functional.binary_cross_entropy_with_logits(raw, wanted, reduction="none"), known)
-    return entropy + soft_dice_loss(raw.sigmoid(), wanted, known)
+    dice = soft_dice_loss(raw.sigmoid(), wanted, known)
+    if not entropy:
+        return dice
+    return masked_mean(functional.binary_cross_entropy_with_logits(raw, wanted, reduction="none"), known) + dice
 
 
 def soft_dice_loss(probability: Tensor, wanted: Tensor, known: Tensor) -> Tensor:

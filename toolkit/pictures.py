@@ -81,7 +81,7 @@ def _panel(
     """One view of the case: image, then the model's answer, then the reference on top."""
     scale = min(width / image.shape[1], TALLEST / image.shape[0])
     size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
-    canvas = np.asarray(Image.fromarray(_display(image)).resize(size, Image.Resampling.BILINEAR)).copy()
+    canvas = np.asarray(Image.fromarray(display(image)).resize(size, Image.Resampling.BILINEAR)).copy()
     _draw_masks(canvas, _shrink(reference_mask, size), _shrink(mask, size), colour)
     if boxes is not None:
         _stroke(canvas, _frames(boxes, scale, size), colour)
@@ -90,7 +90,7 @@ def _panel(
     return _framed(canvas, colour, answered=mask is not None or boxes is not None, width=width)
 
 
-def _display(image: NDArray[np.uint8] | NDArray[np.uint16]) -> Pixels:
+def display(image: NDArray[np.uint8] | NDArray[np.uint16]) -> Pixels:
     """Any image as 8-bit RGB (H, W, 3) for the eye; the network never sees this one."""
     if image.dtype == np.uint8:
         grey = image.astype(np.uint8)

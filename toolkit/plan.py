@@ -96,9 +96,17 @@ def make_plan(recipe: Recipe, runs: Path) -> tuple[PlannedStep, ...]:
 
 
 def input_names(step: Step) -> dict[str, str]:
-    """List the steps that a step reads, by field; `data` stands for the data, which every other step reads."""
-    stage = step.stage
-    named = {field: str(getattr(stage, field)) for field in stage.INPUTS if getattr(stage, field)}
+    """List the steps that a step reads, by field; `data` stands for the data, which every other step reads.
+
+    A field that lists several steps has one entry for each: `of.0`, `of.1` and so on.
+    """
+    named: dict[str, str] = {}
+    for field in step.stage.INPUTS:
+        value = getattr(step.stage, field)
+        if isinstance(value, tuple):
+            named |= {f"{field}.{number}": str(name) for number, name in enumerate(value)}
+        elif value:
+            named[field] = str(value)
     return named if step.name == DATA else {**named, DATA: DATA}
 
 

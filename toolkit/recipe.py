@@ -283,8 +283,10 @@ def _step(
     stage = reader.struct(cls, fields, path, kind, {}, outside=cls.PATHS)
     for field in cls.INPUTS:
         named = fields.get(field) if stage is None else getattr(stage, field)
-        if isinstance(named, str) and named:
-            _check_input(reader, (*path, field), named, name, kinds, cls.ACCEPTS.get(field, ()))
+        several = [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []
+        for one in several:
+            if isinstance(one, str) and one:
+                _check_input(reader, (*path, field), one, name, kinds, cls.ACCEPTS.get(field, ()))
     return None if stage is None else Step(name=name, kind=kind, stage=stage)
 
 

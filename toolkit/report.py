@@ -11,17 +11,15 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import msgspec
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from ..runtime.manifest import Manifest
 from . import figures, wording
+from .page import page_environment, printed_digest
 from .parity.evidence import VERDICTS, Evidence, Flip, Verdict
 from .pictures import WIDTH
 from .report_blocks import FEW_CASES, blocks_of
@@ -76,7 +74,7 @@ def render_report(
     Returns:
         The page; write it as UTF-8.
     """
-    template = _environment(manifest).from_string(Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8"))
+    template = _environment(manifest).get_template(TEMPLATE)
     scale = figures.forest_scale([endpoint for endpoint in evidence.endpoints if endpoint.primary])
     series = (figures.TEACHER, *wording.engines(evidence))
     return template.render(
@@ -98,7 +96,7 @@ def render_report(
         flips=evidence.flips[:FLIPS_LISTED],
         usual_calibration=USUAL_CALIBRATION,
         few_cases=FEW_CASES,
-        footer=_footer(evidence),
+        footer=f"bundle {printed_digest(evidence.bundle_digest)}",
         input_facts=_input_facts(manifest),
         engine_facts=[_engine_facts(options) for options in manifest.engines],
     )
@@ -106,17 +104,11 @@ def render_report(
 
 def _environment(manifest: Manifest) -> Environment:
     """Give the template its words; everything else is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = page_environment()
     environment.filters |= {
-        "compact": wording.compact,
-        "data_uri": _data_uri,
-        "digest": _short_digest,
-        "listed": wording.listed,
         "milliseconds": wording.milliseconds,
         "size": wording.size,
-        "sentence": wording.sentence,
         "speed_up": wording.speed_up,
-        "thousands": wording.thousands,
     }
     environment.tests["wide"] = _is_wide
     tasks = {output.task.name: output.task for output in manifest.outputs}
@@ -163,20 +155,6 @@ def _engine_facts(options: msgspec.Struct) -> tuple[str, str]:
     """Engine and its settings as one line."""
     settings: dict[str, object] = msgspec.to_builtins(options)
     return str(settings.pop("engine")), ", ".join(f"{key} = {value}" for key, value in sorted(settings.items()))
-
-
-def _short_digest(digest: str) -> str:
-    return digest[:16]
-
-
-def _footer(evidence: Evidence) -> str:
-    """Return what identifies a printed page; it goes into the style sheet, so nothing but a digest may."""
-    digest = evidence.bundle_digest[:16]
-    return digest if re.fullmatch("[0-9a-f]+", digest) else ""
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
 def _is_wide(png: bytes) -> bool:

@@ -82,6 +82,7 @@ def compress_teacher(
         plan,
         answers,
         taught_on=teacher.input,
+        taught_scale=teacher.target_scale,
         soft_weight=soft_weight,
         temperature=temperature,
         hint_weight=0.5,

@@ -17,9 +17,9 @@ from ..runtime.answer import probabilities
 from ..runtime.errors import UsageError
 from ..runtime.task import Task
 from .answers import RawAnswers
+from .course import Scores
 from .data.arrays import Arrays
 from .data.masks import IGNORE
-from .fit import Scores
 from .parity.class_endpoints import quadratic_kappa
 from .parity.delong import auc
 from .parity.detection import average_precision, match_class

@@ -26,7 +26,8 @@ from .parity.evidence import decode_evidence
 from .proof import read_pictures
 from .report import render_report
 from .table import Speed
-from .teachers.external import load_teacher
+from .teachers.load import load_teacher
+from .teachers.team import Team
 from .train import write_json
 
 SPEEDS = "speeds.json"
@@ -53,7 +54,7 @@ def measure_bundle(
     base = time_teacher(teacher, data, max(5, repeats // 5))
     speeds = [
         _speed(
-            "teacher, torch eager, network alone",
+            f"{name_teacher(teacher)}, torch eager, network alone",
             "torch",
             (teacher_folder / "model.safetensors").stat().st_size,
             base,
@@ -96,6 +97,11 @@ def time_teacher(teacher: Teacher, data: bytes, runs: int) -> Latency:
             return teacher.answer(x)
 
     return latency(call, runs=runs, warmup=2)
+
+
+def name_teacher(teacher: Teacher) -> str:
+    """A team is timed as what it costs: all its members, one after the other."""
+    return f"team of {len(teacher.members)} teachers" if isinstance(teacher, Team) else "teacher"
 
 
 def machine() -> str:

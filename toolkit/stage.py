@@ -2,8 +2,8 @@
 
 Rules for a stage:
 - its fields are exactly the knobs that change its result; what does not (workers, log interval) is no field;
-- a field in `INPUTS` holds the name of an earlier step, a field in `PATHS` the path of something outside; a step's
-  identity takes the digest of what they name, never the name or the path;
+- a field in `INPUTS` holds the name of an earlier step (or a tuple of names), a field in `PATHS` the path of something
+  outside; a step's identity takes the digest of what they name, never the name or the path;
 - `run` reads `work.inputs`, `work.data` and the outside files, and writes below `work.folder`, nowhere else but
   `work.cache`; equal identity gives equal bytes;
 - `VERSION` is raised whenever the same knobs would give another result than before;
@@ -29,6 +29,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from ..runtime.errors import FoveolaError
+from .data.hashing import file_sha256
 from .work import Work
 
 Use = Literal["tasks", "margins", "device"]
@@ -101,18 +102,13 @@ def digest_path(path: Path, place: str) -> str:
     """
     try:
         if path.is_file():
-            return _digest_file(path)
+            return file_sha256(path)
         if path.is_dir():
             files = sorted(entry for entry in path.rglob("*") if entry.is_file())
-            lines = [f"{entry.relative_to(path).as_posix()} {_digest_file(entry)}" for entry in files]
+            lines = [f"{entry.relative_to(path).as_posix()} {file_sha256(entry)}" for entry in files]
             return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     except OSError as error:
         raise FoveolaError(place, f"{error.filename} cannot be read: {error.strerror}") from None
     raise FoveolaError(
         place, f"{path} is not there", "a relative path starts at the recipe's folder; `--set` gives another"
     )
-
-
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

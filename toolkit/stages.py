@@ -9,13 +9,23 @@ from __future__ import annotations
 from .stage import Stage
 from .stages_artefact import Bench, Export, Parity, Quantize, Sign
 from .stages_data import Manifest, Phantom
+from .stages_join import Join
 from .stages_network import Distill, Load, Train
+from .stages_review import Review
+from .stages_teachers import Continual, Finetune, Pretrain
+from .stages_team import Team
 
 STAGES: dict[str, type[Stage]] = {
     "phantom": Phantom,
     "manifest": Manifest,
+    "join": Join,
     "train": Train,
+    "pretrain": Pretrain,
+    "continual": Continual,
+    "finetune": Finetune,
     "load": Load,
+    "team": Team,
+    "review": Review,
     "distill": Distill,
     "quantize": Quantize,
     "export": Export,

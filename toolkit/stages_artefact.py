@@ -11,6 +11,7 @@ from ..runtime.manifest import EngineName
 from .knobs import Count
 from .stage import Stage
 from .stages_data import dataset_of
+from .stages_network import TEACHERS
 from .work import Work
 
 MIN_CALIBRATION_IMAGES = 128
@@ -122,7 +123,7 @@ class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     INPUTS = ("bundle", "against")
-    ACCEPTS = {"bundle": ("export",), "against": ("train", "load")}  # noqa: RUF012
+    ACCEPTS = {"bundle": ("export",), "against": TEACHERS}  # noqa: RUF012
     USES = frozenset({"tasks", "margins"})
 
     bundle: str
@@ -141,7 +142,7 @@ class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Write `parity.json` and `report.html`."""
         from .proof import prove_bundle
         from .ship import CORE
-        from .teachers.external import load_teacher
+        from .teachers.load import load_teacher
         from .train import read_locked
 
         prove_bundle(
@@ -205,7 +206,7 @@ class Bench(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     INPUTS = ("bundle", "teacher", "proof")
-    ACCEPTS = {"bundle": ("sign",), "teacher": ("train", "load"), "proof": ("parity",)}  # noqa: RUF012
+    ACCEPTS = {"bundle": ("sign",), "teacher": TEACHERS, "proof": ("parity",)}  # noqa: RUF012
 
     bundle: str
     teacher: str

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, field
 
+from ..runtime.task import Task
 from .data.phantom import SHARES
 from .data.samples import Columns
 from .knobs import Count, Share
@@ -14,6 +16,7 @@ from .stage import DataStage
 from .work import Work
 
 if TYPE_CHECKING:
+    from .data.check import Survey
     from .data.dataset import Dataset
 
 
@@ -55,7 +58,38 @@ class Phantom(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return read_dataset(work.data, work.tasks, columns=Columns(attributes=attributes))
 
 
-class Manifest(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FileStage(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Images that exist; what reads them says how they are surveyed and read."""
+
+    VERSION = 2
+    PATHS = ("root",)
+
+    root: str
+
+    def survey(self, tasks: tuple[Task, ...], seed: int, progress: Callable[[int, int], None]) -> Survey:
+        """Look at everything, pictures and all, and count what is there."""
+        raise NotImplementedError
+
+    def dataset(self, work: Work) -> Dataset:
+        """The data set as it lies there."""
+        raise NotImplementedError
+
+    def run(self, work: Work) -> None:
+        """Check everything; refuse it with its faults, and leave `survey.json`."""
+        from .data.faults import Faults
+        from .train import write_json
+
+        survey = self.survey(work.tasks, work.seed, work.progress)
+        for fault in survey.warnings:
+            work.log(f"warning: {fault}")
+        faults = Faults()
+        faults.found.extend(survey.faults)
+        faults.refuse(self.root)
+        self.dataset(work)  # what only reading finds is this step's fault, not that of the first one that reads
+        write_json(work.folder / "survey.json", survey)
+
+
+class Manifest(FileStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Images that exist: a folder with a manifest (docs/data.md).
 
     Args:
@@ -65,29 +99,23 @@ class Manifest(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True)
         calibration: share of the train patients set apart for calibration.
     """
 
-    PATHS = ("root",)
-
-    root: str
     manifest: str = "manifest.csv"
     columns: Columns = Columns()
     calibration: Share = 0.0
 
-    def run(self, work: Work) -> None:
-        """Check the whole data set, pictures and all; refuse it with its faults, and leave `survey.json`."""
+    def survey(self, tasks: tuple[Task, ...], seed: int, progress: Callable[[int, int], None]) -> Survey:
+        """Of the one manifest."""
         from .data.check import survey_dataset
-        from .data.faults import Faults
-        from .train import write_json
 
-        survey = survey_dataset(
-            Path(self.root), work.tasks, manifest=self.manifest, columns=self.columns, progress=work.progress
+        return survey_dataset(
+            Path(self.root),
+            tasks,
+            manifest=self.manifest,
+            columns=self.columns,
+            calibration=self.calibration,
+            seed=seed,
+            progress=progress,
         )
-        for fault in survey.warnings:
-            work.log(f"warning: {fault}")
-        faults = Faults()
-        faults.found.extend(survey.faults)
-        faults.refuse(str(Path(self.root) / self.manifest))
-        self.dataset(work)  # a wrong `calibration` is this step's fault, not that of the first one that reads
-        write_json(work.folder / "survey.json", survey)
 
     def dataset(self, work: Work) -> Dataset:
         """The data set as it lies there."""
@@ -109,5 +137,5 @@ def dataset_of(work: Work) -> Dataset:
 
     assert isinstance(work.recipe, Recipe)
     stage = work.recipe.data.stage
-    assert isinstance(stage, Phantom | Manifest)
+    assert isinstance(stage, Phantom | FileStage)
     return stage.dataset(work)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from ..runtime.errors import FoveolaError
 from ..runtime.manifest import InputSpec
 from .knobs import Above, Augment, Count, Plan, Shape, Share
 from .stage import Stage
@@ -14,16 +15,34 @@ from .stages_data import dataset_of
 from .work import Work
 from .workers import leads
 
+TEACHERS = ("train", "load", "finetune", "continual", "team")  # stages that leave a teacher
 
-class FitStage(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The knobs of every training.
+
+class NetworkStage(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What everything that trains a network shares.
 
     Args:
-        backbone: timm's name of the network.
-        input: size, channels, window and normalisation of the input.
         weights: safetensors checkpoint of the backbone to start from; empty starts at random.
+    """
+
+    USES = frozenset({"tasks"})
+    PATHS = ("weights",)
+    RESUMES = True
+    TOGETHER = True
+
+    weights: str = ""
+
+    def start(self) -> Path | None:
+        """The checkpoint to start from."""
+        return Path(self.weights) if self.weights else None
+
+
+class LoopStage(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The knobs of an ordinary training.
+
+    Args:
         epochs: passes over the training images.
-        batch_size: images a step.
+        batch_size: images a step, over all devices.
         learning_rate: largest rate of AdamW.
         weight_decay: of AdamW.
         warmup: share of the steps in which the rate rises.
@@ -32,14 +51,6 @@ class FitStage(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         augment: variation of the pictures.
     """
 
-    USES = frozenset({"tasks"})
-    PATHS = ("weights",)
-    RESUMES = True
-    TOGETHER = True
-
-    backbone: str
-    input: InputSpec
-    weights: str = ""
     epochs: Count = 30
     batch_size: Count = 32
     learning_rate: Above = 1e-3
@@ -62,6 +73,18 @@ class FitStage(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             augment=self.augment,
         )
 
+
+class FitStage(LoopStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A training that begins with a new network.
+
+    Args:
+        backbone: timm's name of the network.
+        input: size, channels, window and normalisation of the input.
+    """
+
+    backbone: str
+    input: InputSpec
+
     def check_ahead(self, work: Work) -> None:
         """There are cases to train and validate on, and the backbone is known."""
         from .models.network import check_backbone
@@ -69,10 +92,6 @@ class FitStage(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
         check_splits(dataset_of(work))
         check_backbone(self.backbone, self.input.channels)
-
-    def start(self) -> Path | None:
-        """The checkpoint to start from."""
-        return Path(self.weights) if self.weights else None
 
 
 class Train(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,6 +119,7 @@ class Train(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             seed=work.seed,
             report=work.progress,
             weights=self.start(),
+            log=work.log_file,
         )
 
 
@@ -155,8 +175,9 @@ class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         hint_weight: weight of the feature hint; 0 for none.
     """
 
+    VERSION = 2  # 1 took a teacher's values for standardised ones, whatever their scale
     INPUTS = ("teacher",)
-    ACCEPTS = {"teacher": ("train", "load")}  # noqa: RUF012 - msgspec leaves class variables alone
+    ACCEPTS = {"teacher": TEACHERS}  # noqa: RUF012 - msgspec leaves class variables alone
 
     teacher: str
     width: Count = 64
@@ -169,7 +190,7 @@ class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def run(self, work: Work) -> None:
         """Ask the teacher once, then train; resumes at the last epoch."""
         from .compress.lessons import cached_answers, write_taught
-        from .teachers.external import read_input
+        from .teachers.load import read_input, read_scale
         from .train import distil_student
 
         dataset = dataset_of(work)
@@ -189,6 +210,7 @@ class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             self.plan(),
             answers,
             taught_on=read_input(work.inputs["teacher"]),
+            taught_scale=read_scale(work.inputs["teacher"]),
             soft_weight=self.soft_weight,
             temperature=self.temperature,
             hint_weight=self.hint_weight,
@@ -197,6 +219,30 @@ class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             seed=work.seed,
             report=work.progress,
             weights=self.start(),
+            log=work.log_file,
         )
         if leads():
             write_taught(work.folder, work.digests["teacher"])
+
+
+def begun_with(work: Work, of: str, backbone: str, spec: InputSpec | None) -> tuple[str, InputSpec]:
+    """Backbone and input of a step: its own words, or those of the step that it starts from.
+
+    Raises:
+        FoveolaError: neither says it, or both do and differ in the backbone.
+    """
+    from .recipe import Recipe
+
+    assert isinstance(work.recipe, Recipe)
+    steps = {step.name: step.stage for step in work.recipe.steps}
+    own, earlier = backbone, of
+    while earlier:
+        stage = steps[earlier]
+        theirs = getattr(stage, "backbone", "")
+        if own and theirs and own != theirs:
+            raise FoveolaError("backbone", f"{own}, but {earlier} leaves a {theirs}", "give both the same backbone")
+        own, spec, earlier = own or theirs, spec or getattr(stage, "input", None), getattr(stage, "of", "")
+    if not own or spec is None:
+        missing = "input" if own else "backbone"
+        raise FoveolaError(missing, "not given", "state it here, or start from a step by `of`")
+    return own, spec

@@ -13,20 +13,23 @@ from typing import Literal
 import msgspec
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from numpy.typing import NDArray
+from torch import nn
 
 from ..runtime.errors import FoveolaError
 from ..runtime.manifest import InputSpec
-from .answers import RawAnswers, answer_images
+from .answers import RawAnswers, Scale, answer_images, rescaled
 from .batches import TrainingData
 from .checkpoint import Epoch, Objective
 from .compress.distill import Distilled
+from .course import Course, Report, Scores
 from .data.arrays import Arrays, prepare_arrays
 from .data.dataset import Dataset
-from .fit import Report, Scores, Supervised, fit, forget
+from .fit import Supervised, fit, forget
 from .knobs import Plan, Shape
 from .models.network import Architecture, Network, Teacher, save_network
 from .score import lock_thresholds, score_answers
+from .teachers.start import start_backbone, start_from_step
 from .workers import leads
 
 HISTORY, LOCKED = "history.json", "locked.json"
@@ -42,8 +45,15 @@ def train_teacher(
     seed: int,
     report: Report,
     weights: Path | None = None,
+    start: Path | None = None,
+    keep_heads: bool = False,
+    mask_entropy: bool = True,
+    log: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Network:
-    """Train a full multitask network on the reference standard of the train split.
+    """Train a full network on the reference standard of the train split: all tasks of the data set jointly.
+
+    Images without a target for any of the tasks take no part. For one task alone give `dataset.only([name])`.
 
     Args:
         dataset: with at least train and val cases.
@@ -54,14 +64,25 @@ def train_teacher(
         seed: of everything random, the first weights included.
         report: progress.
         weights: a safetensors checkpoint of the backbone (timm's names) to start from.
+        start: an earlier step's folder, whose backbone is the start; it goes before `weights`.
+        keep_heads: take that step's heads too, where the tasks are the same.
+        mask_entropy: cross entropy beside soft Dice for masks; MTPret has soft Dice alone.
+        log: CSV of the curve.
+        say: told in a line what was loaded.
 
     Raises:
         FoveolaError: no training or validation cases, a checkpoint that does not fit, a loss that is not finite.
     """
-    network = _new_network("teacher", dataset, shape, seed)
-    if weights is not None:
-        start_backbone(network, weights)
-    return _train(Supervised(network), dataset, plan, None, 1.0, folder=folder, cache=cache, seed=seed, report=report)
+    network = new_network("teacher", dataset, shape, seed)
+    started = ""
+    if start is not None:
+        started = start_from_step(network, start, heads=keep_heads)
+    elif weights is not None:
+        started = start_backbone(network.backbone, weights, shape.backbone)
+    if started and say is not None:
+        say(f"starts with {started}")
+    objective = Supervised(network, mask_entropy=mask_entropy)
+    return _train(objective, dataset, plan, None, 1.0, folder=folder, cache=cache, seed=seed, report=report, log=log)
 
 
 def distil_student(
@@ -71,6 +92,7 @@ def distil_student(
     answers: RawAnswers,
     *,
     taught_on: InputSpec,
+    taught_scale: Scale | None = None,
     soft_weight: float,
     temperature: float,
     hint_weight: float,
@@ -79,6 +101,7 @@ def distil_student(
     seed: int,
     report: Report,
     weights: Path | None = None,
+    log: Path | None = None,
 ) -> Network:
     """Train a student on a teacher's answers to the train split, and on the reference standard where it is known.
 
@@ -88,6 +111,7 @@ def distil_student(
         plan: the training.
         answers: the teacher's, one for each train case in order (`teacher_answers`).
         taught_on: the teacher's input; another size is fine, another part of the picture is not.
+        taught_scale: the teacher's mean and standard deviation of each regression task; None: those of the train split.
         soft_weight: share of the teacher's lesson in each task's loss, 0..1.
         temperature: by which logits are softened.
         hint_weight: weight of the feature hint; 0 for none.
@@ -96,20 +120,24 @@ def distil_student(
         seed: of everything random.
         report: progress.
         weights: a safetensors checkpoint of the backbone to start from.
+        log: CSV of the curve.
 
     Raises:
         FoveolaError: teacher and student see different parts of a picture.
     """
     scale = input_scale(taught_on, shape.input)
-    network = _new_network("student", dataset, shape, seed)
+    network = new_network("student", dataset, shape, seed)
     if weights is not None:
-        start_backbone(network, weights)
+        start_backbone(network.backbone, weights, shape.backbone)
+    answers = rescaled(answers, taught_scale or {}, network.target_scale)
     channels = 0 if answers.hint is None else answers.hint.shape[1]
     torch.manual_seed(seed + 1)  # the hint's projection is random too
     objective = Distilled(
         network, soft_weight=soft_weight, temperature=temperature, hint_weight=hint_weight, hint_channels=channels
     )
-    return _train(objective, dataset, plan, answers, scale, folder=folder, cache=cache, seed=seed, report=report)
+    return _train(
+        objective, dataset, plan, answers, scale, folder=folder, cache=cache, seed=seed, report=report, log=log
+    )
 
 
 def input_scale(teacher: InputSpec, student: InputSpec) -> float:
@@ -155,40 +183,8 @@ def lock_teacher(teacher: Teacher, dataset: Dataset, *, cache: Path | None = Non
     )
 
 
-def start_backbone(network: Network, path: Path) -> None:
-    """Load a backbone's checkpoint: timm's names, a classifier's last layer ignored, RGB kernels summed for grey input.
-
-    Raises:
-        FoveolaError: no safetensors file, or under nine tenths of the backbone's tensors are in it.
-    """
-    try:
-        given = load_file(path)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise FoveolaError(str(path), f"not a safetensors checkpoint: {error}") from None
-    own = network.backbone.state_dict()
-    fitting = {}
-    for name, x in own.items():
-        found = given.get(name, given.get(f"backbone.{name}"))
-        if (
-            found is not None
-            and found.shape != x.shape
-            and found.dim() == 4
-            and x.shape[1] == 1
-            and found.shape[1] == 3
-        ):
-            found = found.sum(1, keepdim=True)
-        if found is not None and found.shape == x.shape:
-            fitting[name] = found
-    if len(fitting) < 0.9 * len(own):
-        missing = sorted(own.keys() - fitting.keys())[:3]
-        fault = (
-            f"only {len(fitting)} of {len(own)} tensors fit {network.architecture.backbone} (not {', '.join(missing)})"
-        )
-        raise FoveolaError(str(path), fault, "use a checkpoint of the same timm architecture")
-    network.backbone.load_state_dict(own | fitting)
-
-
-def _new_network(role: Literal["teacher", "student"], dataset: Dataset, shape: Shape, seed: int) -> Network:
+def new_network(role: Literal["teacher", "student"], dataset: Dataset, shape: Shape, seed: int) -> Network:
+    """A network for the tasks of a data set, with random weights from the seed."""
     mean, std = _target_scale(dataset.subset("train"))
     torch.manual_seed(seed)
     return Network(
@@ -241,29 +237,69 @@ def _train(
     cache: Path,
     seed: int,
     report: Report,
+    log: Path | None,
 ) -> Network:
     """Fit, save, lock thresholds."""
     network = objective.network
-    spec, tasks, architecture = network.input, network.tasks, network.architecture
+    assert isinstance(network, Network)
     check_splits(dataset)
-    train, val = dataset.subset("train"), dataset.subset("val")
-    arrays = prepare_arrays(train, spec, cache=cache)
-    val_arrays = prepare_arrays(val, spec, cache=cache)
-    data = TrainingData(arrays, tasks, architecture.target_mean, architecture.target_std, answers, scale)
+    data, names = training_data(network, dataset, cache, report, answers, scale)
+    validate = validation(dataset, network, cache, report)
+    # A teacher's answers teach from every image, the reference standard where there is one.
+    places = None if answers is not None else labelled(dataset.subset("train"))
+    course = Course(data, validate, plan, names=names, places=places)
+    history = fit(objective, course, seed=seed, folder=folder, report=report, log=log)
+    finish(network, dataset, history, folder, cache)
+    return network
 
-    def validate(candidate: Network) -> Scores:
-        return score_answers(tasks, _answers(candidate, val_arrays), val_arrays, network.target_scale)
 
-    names = [sample.key for sample in arrays.samples]
-    history = fit(objective, data, validate, plan, seed=seed, folder=folder, report=report, names=names)
+def training_data(
+    network: Network,
+    dataset: Dataset,
+    cache: Path,
+    report: Report,
+    answers: RawAnswers | None = None,
+    scale: float = 1.0,
+) -> tuple[TrainingData, list[str]]:
+    """The train split as a network of these tasks needs it, and the images' names."""
+    train, plan = dataset.subset("train"), network.architecture
+    arrays = prepare_arrays(train, network.input, cache=cache, progress=preparing(report))
+    data = TrainingData(arrays, network.tasks, plan.target_mean, plan.target_std, answers, scale)
+    return data, [sample.key for sample in arrays.samples]
+
+
+def labelled(dataset: Dataset) -> NDArray[np.int64]:
+    """Places of the images that have a target for any task."""
+    return np.flatnonzero(np.any([dataset.known(task.name) for task in dataset.tasks], axis=0))
+
+
+def validation(dataset: Dataset, network: Network, cache: Path, report: Report) -> Callable[[nn.Module], Scores]:
+    """A function that scores a network on the labelled images of the validation split."""
+    val = dataset.subset("val")
+    val = val.take(labelled(val))
+    arrays = prepare_arrays(val, network.input, cache=cache, progress=preparing(report))
+
+    def validate(candidate: nn.Module) -> Scores:
+        assert isinstance(candidate, Network)
+        return score_answers(candidate.tasks, _answers(candidate, arrays), arrays, candidate.target_scale)
+
+    return validate
+
+
+def preparing(report: Report) -> Callable[[int, int], None]:
+    """Progress of decoding, in the words of a training's progress."""
+    return lambda done, total: report(done, total, "decoding images")
+
+
+def finish(network: Network, dataset: Dataset, history: list[Epoch], folder: Path, cache: Path) -> None:
+    """Save a trained network with its history and its thresholds, locked on the validation split."""
     network.cpu()
     if not leads():
-        return network
+        return
     save_network(network, folder)
     write_json(folder / HISTORY, history)
     write_json(folder / LOCKED, lock_teacher(network.eval(), dataset, cache=cache))
     forget(folder)
-    return network
 
 
 def _answers(network: Network, arrays: Arrays) -> RawAnswers:

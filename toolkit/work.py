@@ -20,6 +20,7 @@ from .progress import Progress
 if TYPE_CHECKING:
     from ..devices.profile import Profile
 
+SHORT_NAME = 12  # digits of a digest in a file's name
 WRITING = ".writing"  # suffix of a file that is not complete yet
 
 
@@ -40,7 +41,9 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     step: str  # the step's name in the recipe
     digest: str  # identity of the step, 64 hex digits
     folder: Path  # results go here
-    inputs: dict[str, Path]  # finished folders by the name of the field that names the step
+    inputs: dict[
+        str, Path
+    ]  # finished folders by the name of the field that names the step; `of.0`, `of.1` where it lists several
     digests: dict[str, str]  # identities of the inputs by field, and of the data as "data"
     data: Path  # finished folder of the recipe's data; the data step itself sees its own `folder`
     cache: Path
@@ -63,6 +66,16 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     def tasks(self) -> tuple[Task, ...]:
         """The recipe's tasks, in its order; a stage that reads them has "tasks" (and "margins") in `USES`."""
         return self.recipe.tasks
+
+    @property
+    def log_file(self) -> Path:
+        """Where a training writes its curve, which holds times and is thus no part of its result."""
+        return self.cache.parent / "logs" / f"{self.step}-{self.digest[:SHORT_NAME]}.csv"
+
+    def listed(self, field: str) -> tuple[Path, ...]:
+        """Finished folders of the steps that a field lists, in its order."""
+        count = sum(name.startswith(f"{field}.") for name in self.inputs)
+        return tuple(self.inputs[f"{field}.{number}"] for number in range(count))
 
     def progress(self, done: float, total: float, text: str = "") -> None:
         """Say that `done` of `total` parts of the step are done; cheap enough for every batch."""

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from roads import SHARED, bundle_of, command, environment, finish, kill_late
 from safetensors.torch import save_file
 
 from foveola.runtime.bundle import open_bundle, read_unverified
 from foveola.runtime.errors import ExitCode
 from foveola.toolkit.parity.evidence import decode_evidence
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "data"
-PROVED = {ExitCode.DONE, ExitCode.PROOF_FAILED, ExitCode.UNDERPOWERED}
 INPUT = "{height: 64, width: 64, channels: 1, window: percentile}"
 
 TINY = f"""
@@ -44,29 +39,6 @@ steps:
 """
 SHORT_TEACHER = ("backbone=resnet10t", "epochs=1", "width=8", "output_stride=32", "input.height=64", "input.width=64")
 SHORT_STUDENT = ("epochs=1", "width=8", "mask_stride=8", "input.height=64", "input.width=64")
-
-
-def command(recipe: str, runs: Path, *changes: str) -> list[str]:
-    sets = [word for change in changes for word in ("--set", change)]
-    return [sys.executable, "-m", "foveola.toolkit", "run", recipe, "--runs", str(runs), *sets]
-
-
-def environment() -> dict[str, str]:
-    # Equal bytes need an equal number of threads.
-    return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def finish(recipe: str, runs: Path, *changes: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(recipe, runs, *changes), env=environment(), capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode in PROVED, done.stderr[-3000:]
-    return done
-
-
-def bundle_of(runs: Path, name: str) -> Path:
-    (path,) = (runs / name).glob(f"ship-*/{name}.foveola")
-    return path
 
 
 # Where the run is killed: when these words appear in its log.
@@ -104,20 +76,6 @@ def check_killed(tmp_path: Path, signs: tuple[str, ...], delays: tuple[float, ..
     assert {n: d for n, d in whole.members.items() if n != "model.sig"} == {
         n: d for n, d in broken.members.items() if n != "model.sig"
     }
-
-
-def kill_late(recipe: Path, runs: Path, sign: str, delay: float) -> int:
-    """Start a run and kill it with SIGKILL a moment after its log says `sign`; 0 when it was over by then."""
-    with subprocess.Popen(
-        command(str(recipe), runs), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as run:
-        assert run.stderr is not None
-        for line in run.stderr:
-            if sign in line and "reused" not in line:
-                time.sleep(delay)
-                run.send_signal(signal.SIGKILL)
-                return int(run.wait() == -signal.SIGKILL)
-    return 0
 
 
 @pytest.mark.parametrize(("recipe", "folder"), [("chest-xray", "cxr"), ("fundus", "fundus")])

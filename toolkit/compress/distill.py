@@ -23,6 +23,8 @@ BOX_SCORE_FLOOR = 0.3  # a teacher's box below this is no lesson
 class Distilled(Objective):
     """The student's losses: `soft_weight` of the teacher's lesson, the rest of the reference standard, plus a hint."""
 
+    network: Network
+
     def __init__(
         self, network: Network, *, soft_weight: float, temperature: float, hint_weight: float, hint_channels: int
     ) -> None:

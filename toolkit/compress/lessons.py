@@ -15,7 +15,7 @@ import msgspec
 
 from ..answers import RawAnswers, load_answers, save_answers
 from ..data.dataset import Dataset
-from ..teachers.external import load_teacher
+from ..teachers.load import load_teacher
 from ..train import teacher_answers, write_json
 
 TAUGHT = "taught.json"  # beside a student: by whom it was taught

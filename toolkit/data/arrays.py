@@ -1,8 +1,9 @@
 """A data set as arrays for training, fed by the very functions that feed the device (`runtime/image.py`).
 
 - Nothing is augmented or normalised here.
-- With a cache folder, images and masks are files of plain `.npy`, mapped into memory. A file's name carries a digest
-  of all that its content depends on; it is written beside and renamed once, so a file that is there is complete.
+- With a cache folder, images and masks are files of plain `.npy`, mapped into memory: they need not fit into it. A
+  file's name carries a digest of all that its content depends on.
+- A cache file is used only if its bytes are those that were written (`sealed.py`); any other is made anew.
 
 Shapes: N images, C channels (or classes), H and W of the network's input, M boxes.
 """
@@ -10,6 +11,7 @@ Shapes: N images, C channels (or classes), H and W of the network's input, M box
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,7 @@ from .dataset import Boxes, Dataset, load_mask
 from .faults import Faults
 from .masks import IGNORE
 from .samples import Sample
+from .sealed import is_whole, write_sealed
 
 VERSION = 1  # raised whenever this file makes other arrays out of the same files
 MIN_SIDE = 0.5  # input pixels: what is left of a box that lies outside the crop is no box
@@ -119,7 +122,7 @@ def _images(
     images = _fill(shape, np.float32, one, stored, str(dataset.root), progress)
     geometries = tuple(geometry for geometry in found if geometry is not None)
     if stored is not None:
-        _write(stored.with_suffix(".json"), msgspec.json.encode(geometries))
+        write_sealed(stored.with_suffix(".json"), [msgspec.json.encode(geometries)])
     return images, geometries
 
 
@@ -172,22 +175,20 @@ def _fill(
         for index, part in enumerate(parts):
             array[index] = part
         return array
-    partial = stored.with_name(f".{stored.name}.{os.getpid()}.partial")
-    try:
-        # Written in a row, not through a mapping: a full disk must be an OSError, not a SIGBUS.
-        with partial.open("wb") as stream:
-            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(stream, header)
-            for part in parts:
-                stream.write(np.ascontiguousarray(part, dtype).data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(stored)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_sealed(stored, _npy(shape, dtype, parts))
     mapped = _stored(stored, shape, dtype)
     assert mapped is not None, stored
     return mapped
+
+
+def _npy(shape: tuple[int, ...], dtype: type[T], parts: Iterable[NDArray[T]]) -> Iterator[bytes | memoryview]:
+    """A `.npy` file in parts: its header, then one entry at a time."""
+    head = io.BytesIO()
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, header)
+    yield head.getvalue()
+    for part in parts:
+        yield np.ascontiguousarray(part, dtype).data
 
 
 def _computed(
@@ -222,7 +223,7 @@ def _computed(
 
 def _stored(path: Path, shape: tuple[int, ...], dtype: type[T]) -> NDArray[T] | None:
     """Map the array of a cache file; None where it is not there or was damaged since."""
-    if shape[0] == 0:
+    if shape[0] == 0 or not is_whole(path):
         return None
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -233,15 +234,9 @@ def _stored(path: Path, shape: tuple[int, ...], dtype: type[T]) -> NDArray[T] | 
 
 def _stored_geometries(path: Path) -> tuple[Geometry, ...]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=tuple[Geometry, ...])
-    except (OSError, msgspec.DecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=tuple[Geometry, ...]) if is_whole(path) else ()
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return ()
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
 
 
 def _key(parts: Iterable[str], spec: InputSpec) -> str:

@@ -26,11 +26,13 @@ from ...runtime.task import Task
 from .cells import BoxCell, spellings
 from .dataset import Boxes, Columns, Dataset, load_mask, scan_dataset
 from .faults import Fault, Faults, did_you_mean
+from .masks import NOTHING
 from .splits import SPLITS
 from .table import Table, read_table
 
 OUTSIDE = 0.5  # pixels that a box may reach over the border: coordinates were rounded
 NOT_KNOWN = "not known"
+NONE_THERE = "none there"  # images of which it is said, without a mask file, that no structure is in the picture
 
 Progress = Callable[[int, int], None]  # images done, total
 
@@ -43,7 +45,8 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
         images: by split.
         patients: by split.
         targets: by task and split: how many images say what. Classes by name (multilabel: positives by label),
-            segmentation and detection by label or structure, regression by measure; `not known` counts gaps.
+            segmentation and detection by label or structure, regression by measure; `not known` counts gaps, `none
+            there` images that are said to have nothing to draw.
         digest: of the data set's content, as `Dataset.digest`.
     """
 
@@ -104,12 +107,32 @@ def survey_dataset(
     table = read_table(root / manifest, Faults())
     asked = tuple(tasks) or usual_tasks(table)
     dataset, faults = scan_dataset(root, asked, manifest=manifest, columns=columns, calibration=calibration, seed=seed)
+    return look_over(str(root / manifest), dataset, faults, [(table, asked)], progress)
+
+
+def look_over(
+    place: str,
+    dataset: Dataset,
+    faults: Faults,
+    labels: Sequence[tuple[Table, Sequence[Task]]],
+    progress: Progress | None = None,
+) -> Survey:
+    """Check what was read, pictures and all, and count what it holds.
+
+    Args:
+        place: the data set's name in faults.
+        dataset: as `scan_dataset` or `read_joined` gives it.
+        faults: found so far; those found here are added.
+        labels: the tables that it comes from, each with the tasks that it labels.
+        progress: called with how many images were looked at and how many there are.
+    """
     _look_at_images(dataset, faults, progress)
-    _look_at_labels(table, asked, faults)
+    for table, tasks in labels:
+        _look_at_labels(table, tasks, faults)
     targets = {task.name: _counts(dataset, task) for task in dataset.tasks}
     images = {split: len(dataset.subset(split)) for split in SPLITS}
     patients = {split: len({sample.patient for sample in dataset.subset(split).samples}) for split in SPLITS}
-    _look_at_splits(str(root / manifest), dataset, images, targets, faults)
+    _look_at_splits(place, dataset, images, targets, faults)
     return Survey(
         faults=tuple(sorted(faults.found, key=lambda fault: fault.severity == "warning")),
         images=images,
@@ -221,9 +244,10 @@ def _said(dataset: Dataset, task: Task, chosen: np.ndarray[tuple[int], np.dtype[
             return {name: int(count) for name, count in zip(task.classes, measured, strict=True)}
         case "segmentation":
             files = [dataset.masks[task.name][index] for index in chosen]
-            if task.exclusive:
-                return {"masks": sum(one[0] is not None for one in files)}
-            return {name: sum(one[i] is not None for one in files) for i, name in enumerate(task.classes)}
+            names = ("masks",) if task.exclusive else task.classes
+            drawn = {name: sum(one[i] not in (None, NOTHING) for one in files) for i, name in enumerate(names)}
+            none = sum(all(file == NOTHING for file in one) for one in files)
+            return drawn | ({NONE_THERE: none} if none else {})
         case "detection":
             found = [boxes for index in chosen if (boxes := dataset.boxes[task.name][index]) is not None]
             labels = Counter(int(label) for boxes in found for label in boxes[:, 4])

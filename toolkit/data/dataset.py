@@ -25,11 +25,12 @@ from ...runtime.errors import FoveolaError, UsageError
 from ...runtime.image import read_image
 from ...runtime.task import Task
 from .cells import plain_task, spellings
-from .faults import Faults
+from .faults import Faults, did_you_mean
+from .hashing import file_sha256
 from .masks import IGNORE, Size, read_inside, read_label_map
-from .samples import Columns, Sample, file_sha256, find_leaks, present_columns, read_samples, with_calibration
+from .samples import Columns, Sample, find_leaks, present_columns, read_samples, with_calibration
 from .table import Table, read_table
-from .targets import Boxes, Files, read_box_lists, read_files, read_scalars
+from .targets import Boxes, Files, read_box_lists, read_files, read_scalars, with_none
 
 __all__ = ["Boxes", "Columns", "Dataset", "Files", "Sample", "load_mask", "plain_task", "read_dataset", "scan_dataset"]
 
@@ -43,7 +44,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         samples: N images.
         scalars: by task that is neither segmentation nor detection: (N, columns) float32; NaN is a gap. Binary,
             multiclass and ordinal hold the class's index.
-        masks: by segmentation task: for each image its files, one a column.
+        masks: by segmentation task: for each image its files, one a column; None is a gap, `masks.NOTHING` is "none".
         ignores: by segmentation task with an ignore column: for each image that file.
         boxes: by detection task: for each image its boxes; None is a gap, an empty array is "none".
         digest: of the content: manifest, image files, mask files; not of the folder's name. `take` keeps it.
@@ -62,11 +63,15 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return len(self.samples)
 
     def task(self, name: str) -> Task:
-        """Find the task of that name."""
+        """Find the task of that name.
+
+        Raises:
+            UsageError: there is none.
+        """
         for task in self.tasks:
             if task.name == name:
                 return task
-        raise UsageError("tasks", f"no task {name!r}", f"known: {', '.join(task.name for task in self.tasks)}")
+        raise UsageError("tasks", f"no task {name!r}", did_you_mean(name, [task.name for task in self.tasks]))
 
     def take(self, indices: Sequence[int] | NDArray[np.integer]) -> Dataset:
         """Choose these images, in this order."""
@@ -83,6 +88,29 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def subset(self, *splits: str) -> Dataset:
         """Choose the images of these splits, in the manifest's order; may be empty."""
         return self.take([i for i, sample in enumerate(self.samples) if sample.split in splits])
+
+    def only(self, tasks: Sequence[str], *, labelled: bool = True) -> Dataset:
+        """Keep these tasks alone.
+
+        Args:
+            tasks: names, in the order wanted.
+            labelled: leave out the images that have no target for any of them.
+
+        Raises:
+            UsageError: a task that is not there.
+        """
+        chosen = tuple(self.task(name) for name in dict.fromkeys(tasks))
+        few = msgspec.structs.replace(
+            self,
+            tasks=chosen,
+            scalars={name: values for name, values in self.scalars.items() if name in tasks},
+            masks={name: files for name, files in self.masks.items() if name in tasks},
+            ignores={name: files for name, files in self.ignores.items() if name in tasks},
+            boxes={name: found for name, found in self.boxes.items() if name in tasks},
+        )
+        if not labelled:
+            return few
+        return few.take(np.flatnonzero(np.any([few.known(task.name) for task in chosen], axis=0)))
 
     def known(self, name: str) -> NDArray[np.bool_]:
         """Which images have a target (or part of one) for the task, (N,)."""
@@ -142,7 +170,7 @@ def scan_dataset(
     pairs = read_samples(root, table, columns, seed=seed, faults=faults)
     samples = with_calibration(table.place, [sample for _, sample in pairs], calibration, seed=seed)
     find_leaks(table.place, samples, faults)
-    rows = [row for row, _ in pairs]
+    rows = with_none(table, [row for row, _ in pairs], columns.none, plain, faults)
 
     scalars: dict[str, NDArray[np.float32]] = {}
     masks: dict[str, tuple[Files, ...]] = {}

@@ -2,11 +2,13 @@
 
 - A label map of two classes or more holds 0 (background) to C, and may hold 255 (ignore).
 - A mask of a single class is set wherever its pixel is not zero: 1 and 255 are both in use for "inside".
+- `none` in a manifest stands for a mask in which nothing is set (`NOTHING`); an empty cell is a gap, not that.
 - A mask has the size of its image as a viewer shows it. JPEG is refused: its labels are smeared at every edge.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from ...runtime.errors import FoveolaError
 from ...runtime.image import read_mask
 
 IGNORE = 255
+NONE = "none"  # in a cell
+NOTHING = Path(os.devnull)  # stands for such a mask among the files
 
 Size = tuple[int, int]  # height, width
 
@@ -43,6 +47,8 @@ def read_stored(path: Path, size: Size) -> NDArray[np.uint8]:
 
 def read_inside(path: Path, size: Size) -> NDArray[np.bool_]:
     """Read where a mask of a single class (or an ignore mask) is set, (H, W)."""
+    if path == NOTHING:
+        return np.zeros(size, np.bool_)
     return np.asarray(read_stored(path, size) != 0)
 
 
@@ -54,6 +60,8 @@ def read_label_map(path: Path, classes: int, size: Size) -> NDArray[np.uint8]:
     """
     if classes == 1:
         return read_inside(path, size).astype(np.uint8)
+    if path == NOTHING:
+        return np.zeros(size, np.uint8)
     pixels = read_stored(path, size)
     wrong = (pixels > classes) & (pixels != IGNORE)
     if wrong.any():

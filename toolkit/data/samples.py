@@ -5,18 +5,22 @@ What is faulty is added to `Faults` and left out, so that the rest can still be 
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 import msgspec
 
 from ...runtime.errors import UsageError
 from ...runtime.task import Task
 from .faults import Faults, did_you_mean
+from .hashing import file_sha256
 from .splits import SPLITS, by_hash, set_apart
 from .table import Row, Table
+
+DATASET = "dataset"  # the attribute that names the source of an image of joined data sets
+SourceName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # stands in keys and patients
 
 
 class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -28,12 +32,50 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         split: train, val, calibration or test; where there is no such column, or the name is empty, patients are split
             70/10/20 by hash.
         attributes: columns kept as text for subgroups.
+        none: by column of masks or boxes the column that is 0 where there is nothing to draw: an empty cell is then no
+            gap but says "none".
     """
 
     file: str = "file"
     patient: str = "patient_id"
     split: str = "split"
     attributes: tuple[str, ...] = ()
+    none: dict[str, str] = {}
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One data set among several.
+
+    Args:
+        folder: of its manifest, inside the common folder; `.` is that folder itself.
+        manifest: name of the CSV.
+        columns: which columns hold file, patient, split and the attributes for subgroups.
+        calibration: share of its train patients that are set apart for calibration.
+        tasks: the tasks that it labels; empty means all whose columns it has.
+        labelled: False leaves its targets unread: its pictures serve pretraining and distillation alone.
+    """
+
+    folder: str
+    manifest: str = "manifest.csv"
+    columns: Columns = Columns()
+    calibration: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    tasks: tuple[str, ...] = ()
+    labelled: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what leads out of the common folder, and an attribute that is ours.
+
+        Raises:
+            UsageError: one of these.
+        """
+        relative = PurePosixPath(self.folder)
+        if relative.is_absolute() or ".." in relative.parts or not self.folder:
+            raise UsageError("folder", f"{self.folder!r} is not inside of root", "choose a root that holds all sources")
+        if self.tasks and not self.labelled:
+            raise UsageError("tasks", "named, but `labelled` is false", "leave one of the two out")
+        if DATASET in self.columns.attributes:
+            mend = "leave it out; it always names the source"
+            raise UsageError("columns.attributes", f"the attribute {DATASET!r} is not the source's to give", mend)
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +93,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 def present_columns(table: Table, columns: Columns, tasks: Sequence[Task], faults: Faults) -> Columns:
     """Keep the columns that are there; each absent one that somebody named is a fault."""
     wanted = {columns.file: "file", columns.patient: "patient"} | dict.fromkeys(columns.attributes, "attribute")
+    wanted |= {name: "none" for pair in columns.none.items() for name in pair}
     for task in tasks:
         wanted |= dict.fromkeys((*task.manifest_columns, task.ignore_column), f"task {task.name!r}")
     for name, user in wanted.items():
@@ -69,6 +112,7 @@ def present_columns(table: Table, columns: Columns, tasks: Sequence[Task], fault
         patient=columns.patient if columns.patient in table.columns else "",
         split=split,
         attributes=tuple(name for name in columns.attributes if name in table.columns),
+        none={name: flag for name, flag in columns.none.items() if {name, flag} <= set(table.columns)},
     )
 
 
@@ -133,27 +177,33 @@ def with_calibration(place: str, samples: Sequence[Sample], share: float, *, see
 
 def find_leaks(place: str, samples: Sequence[Sample], faults: Faults) -> None:
     """Add an error for a patient or image in two splits, a warning for an image twice in one."""
-    by_patient, by_image = defaultdict[str, list[Sample]](list), defaultdict[str, list[Sample]](list)
+    by_patient = defaultdict[str, list[Sample]](list)
     for sample in samples:
         by_patient[sample.patient].append(sample)
-        by_image[sample.sha256].append(sample)
     for patient, found in by_patient.items():
         first = {sample.split: sample.row for sample in reversed(found)}
         if len(first) > 1:
             where = ", ".join(f"{split} (line {line})" for split, line in sorted(first.items()))
             faults.error(place, f"patient {patient} is in several splits: {where}", "put each patient in one split")
-    for found in by_image.values():
-        names = ", ".join(f"{sample.key} (line {sample.row}, {sample.split})" for sample in found[:4])
-        if _count(sample.split for sample in found) > 1:
-            faults.error(place, f"the same image is in several splits: {names}", "keep one of them")
-        elif len(found) > 1:
-            faults.warn(place, f"the same image is there {len(found)} times: {names}", "keep one of them")
+    for found in same_images(samples):
+        tell_copies(place, found, faults)
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def same_images(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Find the samples that share an image file's content; those that stand alone are left out."""
+    by_image = defaultdict[str, list[Sample]](list)
+    for sample in samples:
+        by_image[sample.sha256].append(sample)
+    return [found for found in by_image.values() if len(found) > 1]
+
+
+def tell_copies(place: str, found: Sequence[Sample], faults: Faults) -> None:
+    """Add an error for samples of one image that stand in several splits, a warning where it is one split."""
+    names = ", ".join(f"{sample.key} (line {sample.row}, {sample.split})" for sample in found[:4])
+    if _count(sample.split for sample in found) > 1:
+        faults.error(place, f"the same image is in several splits: {names}", "keep one of them")
+    else:
+        faults.warn(place, f"the same image is there {len(found)} times: {names}", "keep one of them")
 
 
 def _sample(path: Path, table: Table, row: Row, columns: Columns, seed: int, faults: Faults) -> Sample:

@@ -264,20 +264,35 @@ def load_network(folder: Path) -> Network:
     return network.eval()
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a safetensors checkpoint whose keys must fit exactly.
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
 
     Raises:
-        FoveolaError: no such file, not safetensors, or keys or shapes of another architecture (the first are named).
+        FoveolaError: no such file, or not safetensors.
     """
     try:
-        weights = load_file(path)
+        return load_file(path)
     except (OSError, ValueError, RuntimeError) as error:
         raise FoveolaError(str(path), f"not a safetensors checkpoint: {error}") from None
     except BaseException as error:  # safetensors raises a class of its own that is no public name
         if type(error).__name__ != "SafetensorError":
             raise
         raise FoveolaError(str(path), f"not a safetensors checkpoint: {error}") from None
+
+
+def load_weights(module: nn.Module, path: Path, prefix: str = "") -> None:
+    """Load a safetensors checkpoint whose keys must fit exactly.
+
+    Args:
+        module: changed in place.
+        path: the file.
+        prefix: only the keys that begin so are taken, without it.
+
+    Raises:
+        FoveolaError: no such file, not safetensors, or keys or shapes of another architecture (the first are named).
+    """
+    given = read_weights(path)
+    weights = {key.removeprefix(prefix): x for key, x in given.items() if key.startswith(prefix)}
     own = module.state_dict()
     faults = [f"{key} is missing" for key in own.keys() - weights.keys()] + [
         f"{key} is not in the network" for key in weights.keys() - own.keys()

@@ -31,6 +31,7 @@ class DeepLabHead(Head):
     def __init__(self, task: Task, channels: int) -> None:
         super().__init__(task)
         self.deeplab = TorchvisionDeepLab(channels, task.channels)
+        self.entropy = True  # False: soft Dice alone, without cross entropy
 
     def forward(self, pyramid: Pyramid) -> dict[str, Tensor]:
         """`{task: logits (B, K, H/32, W/32)}`."""
@@ -39,7 +40,7 @@ class DeepLabHead(Head):
     def loss(self, pyramid: Pyramid, raw: dict[str, Tensor], target: Target) -> Tensor:
         """Cross entropy and soft Dice at the target's resolution."""
         assert isinstance(target, Tensor)
-        return mask_loss(self.task, raw[self.task.name], target)
+        return mask_loss(self.task, raw[self.task.name], target, entropy=self.entropy)
 
 
 class FasterRcnnHead(Head):

@@ -65,13 +65,14 @@ def match_image(answers: Array, truths: Array, iou: float = IOU) -> NDArray[np.b
     return hit
 
 
-def match_class(answers: Sequence[Array], references: Sequence[Array], label: int) -> ClassMatches:
+def match_class(answers: Sequence[Array], references: Sequence[Array], label: int, iou: float = IOU) -> ClassMatches:
     """Match one class over all images.
 
     Args:
         answers: (K, 6) an image: x1, y1, x2, y2, score, class index.
         references: (B, 5) an image: x1, y1, x2, y2, class index.
         label: index of the class.
+        iou: least overlap of a hit.
     """
     scores, hits, images = [], [], []
     truths = np.zeros(len(references))
@@ -81,7 +82,7 @@ def match_class(answers: Sequence[Array], references: Sequence[Array], label: in
         wanted = reference[reference[:, 4] == label]
         truths[number] = len(wanted)
         scores.append(mine[:, 4])
-        hits.append(match_image(mine[:, :4], wanted[:, :4]))
+        hits.append(match_image(mine[:, :4], wanted[:, :4], iou))
         images.append(np.full(len(mine), number))
     score = np.concatenate([*scores, np.zeros(0)])
     order = np.argsort(-score, kind="stable")

@@ -10,7 +10,7 @@ The answers keep the meaning that `runtime.task` gives to each kind; see there w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import InputSpec
 from ...runtime.task import Task
-from ..models.network import Answered, Architecture, Network, Normalise, Teacher, load_weights
-
-Scale = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+from ..answers import Scale
+from ..models.network import Answered, Normalise, load_weights
 
 
 class External(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="external"):
@@ -65,10 +64,7 @@ class GivenTeacher(nn.Module):
                 )
         self.module, self.normalise = module, Normalise(spec)
         self._tasks, self._input = tasks, spec
-        identity = {
-            task.name: ((0.0,) * task.channels, (1.0,) * task.channels) for task in tasks if task.kind == "regression"
-        }
-        self._scale = identity | dict(scale or {})
+        self._scale = identity_scale(tasks) | dict(scale or {})
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -105,6 +101,11 @@ class GivenTeacher(nn.Module):
     def answer(self, x_BCHW: Tensor) -> Answered:
         """Raw outputs; no boxes and no features."""
         return Answered(raw=self(x_BCHW))
+
+
+def identity_scale(tasks: Iterable[Task]) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Mean 0 and standard deviation 1 of each regression task: values that are answered in their unit."""
+    return {task.name: ((0.0,) * task.channels, (1.0,) * task.channels) for task in tasks if task.kind == "regression"}
 
 
 class Dealt(nn.Module):
@@ -165,19 +166,3 @@ def load_external(plan: External, weights: Path) -> GivenTeacher:
     assert isinstance(teacher.module, Dealt)
     load_weights(teacher.module.network, weights)
     return teacher.eval()
-
-
-def read_input(folder: Path) -> InputSpec:
-    """How the teacher of a finished step is fed."""
-    return msgspec.json.decode((folder / "model.json").read_bytes(), type=Architecture | External).input
-
-
-def load_teacher(folder: Path) -> Teacher:
-    """The teacher of a finished step, whichever stage made it."""
-    data = (folder / "model.json").read_bytes()
-    plan = msgspec.json.decode(data, type=Architecture | External)
-    if isinstance(plan, External):
-        return load_external(plan, folder / "model.safetensors")
-    network = Network(plan)
-    load_weights(network, folder / "model.safetensors")
-    return network.eval()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from foveola.runtime.errors import FoveolaError
 from foveola.runtime.image import prepare, read_image
 from foveola.runtime.manifest import InputSpec
 from foveola.runtime.task import Task
+from foveola.toolkit.data import sealed
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.data.dataset import Dataset, read_dataset
 
@@ -105,18 +107,44 @@ def test_normalisation_is_the_graphs_and_makes_no_other_file(dataset: Dataset, t
     assert len(list(cache.glob("images-*.npy"))) == 1
 
 
+@pytest.mark.parametrize("damage", ["truncated", "bit", "no-seal"])
 @pytest.mark.parametrize("pattern", ["images-*.npy", "images-*.json", "mask-lungs-*.npy"])
-def test_a_damaged_cache_file_is_made_anew(dataset: Dataset, tmp_path: Path, pattern: str) -> None:
+def test_a_damaged_cache_file_is_made_anew(dataset: Dataset, tmp_path: Path, pattern: str, damage: str) -> None:
     cache = tmp_path / "cache"
     before = prepare_arrays(dataset, SPEC)
     prepare_arrays(dataset, SPEC, cache=cache)
+    whole = {path.name: path.read_bytes() for path in cache.iterdir()}
     (path,) = cache.glob(pattern)
-    path.write_bytes(path.read_bytes()[:90])
+    match damage:
+        case "truncated":
+            path.write_bytes(path.read_bytes()[:90])
+        case "bit":
+            data = bytearray(path.read_bytes())
+            data[-9] ^= 4
+            path.write_bytes(data)
+        case _:
+            path.with_name(path.name + ".seal").unlink()
+    sealed._whole.clear()  # as another process would begin
 
     arrays = prepare_arrays(dataset, SPEC, cache=cache)
 
     np.testing.assert_array_equal(arrays.images, before.images)
     np.testing.assert_array_equal(arrays.masks["lungs"], before.masks["lungs"])
+    assert arrays.geometries == before.geometries
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == whole
+
+
+def test_images_go_to_the_cache_without_being_held_together(tiny: Path, tmp_path: Path) -> None:
+    one = read_dataset(tiny, ()).take([0] * 600)
+    spec = InputSpec(height=128, width=128, channels=1)
+    tracemalloc.start()
+
+    arrays = prepare_arrays(one, spec, cache=tmp_path / "cache")
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert arrays.images.nbytes == 600 * 128 * 128 * 4
+    assert peak < arrays.images.nbytes / 3
 
 
 def test_all_images_that_cannot_be_read_are_told_at_once_and_nothing_is_left(tiny: Path, tmp_path: Path) -> None:

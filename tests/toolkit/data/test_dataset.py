@@ -335,3 +335,69 @@ def test_an_ambiguous_spelling_is_the_recipes_fault(tiny: Path) -> None:
         read(tiny, Task(name="sex", kind="binary", classes=("F|X", "M|X")))
     with pytest.raises(UsageError, match=r"same name"):
         read(tiny, SEX, SEX)
+
+
+NONE = Columns(none={"mask": "finding_a", "boxes": "finding_a"})  # 0 in line 4 only
+
+
+def test_a_flag_of_0_says_that_an_empty_cell_is_none_and_no_gap(broken: Broken) -> None:
+    dataset = read_dataset(broken(4, boxes=""), TASKS, columns=NONE)
+
+    assert dataset.known("lungs").tolist() == [True, False, True, True]  # line 3: the flag itself is a gap
+    assert dataset.known("spots").tolist() == [True, False, True, False]  # line 5: the flag is 1
+    assert np.unique(load_mask(dataset, "lungs", 2)).tolist() == [0]
+    boxes = dataset.boxes["spots"][2]
+    assert boxes is not None
+    assert boxes.shape == (0, 5)
+
+
+def test_a_cell_that_says_none_is_a_mask_in_which_nothing_is_set(broken: Broken) -> None:
+    each = Task(name="each", kind="segmentation", classes=("x", "y"), columns=("mask", "sex"), exclusive=False)
+    root = broken(3, mask="none", sex="none")
+    broken(2, sex="")
+    broken(4, sex="")
+    broken(5, sex="")
+
+    target = load_mask(read(root, each), "each", 1)
+
+    assert target.shape == (2, 16, 20)
+    assert np.unique(target).tolist() == [0]
+    assert np.unique(load_mask(read(root, LUNGS), "lungs", 1)).tolist() == [0]
+
+
+def test_what_is_not_drawn_is_another_data_set_than_what_is_not_known(tiny: Path) -> None:
+    assert read_dataset(tiny, TASKS, columns=NONE).digest != read(tiny).digest
+
+
+@pytest.mark.parametrize(
+    ("none", "words"),
+    [
+        ({"mask": "finding_c"}, "no column 'finding_c' (none); did you mean"),
+        ({"age": "finding_a"}, "column 'age' (none) holds neither masks nor boxes"),
+        ({"mask": "sex"}, "line 3, column sex: 'F' is not a number"),
+    ],
+    ids=["absent", "no-mask", "no-number"],
+)
+def test_a_flag_that_cannot_say_none_is_refused(tiny: Path, none: dict[str, str], words: str) -> None:
+    with pytest.raises(FoveolaError) as refusal:
+        read_dataset(tiny, TASKS, columns=Columns(none=none))
+
+    assert words in str(refusal.value)
+
+
+def test_only_some_tasks_come_with_the_images_that_they_label(tiny: Path) -> None:
+    dataset = read(tiny)
+
+    few = dataset.only(["spots", "lungs"])
+
+    assert [task.name for task in few.tasks] == ["spots", "lungs"]
+    assert [sample.key for sample in few.samples] == ["a.png", "c.png", "d.png"]
+    assert (few.scalars, list(few.masks), list(few.boxes)) == ({}, ["lungs"], ["spots"])
+    assert [boxes is None for boxes in few.boxes["spots"]] == [False, False, True]
+    assert len(dataset.only(["lungs"], labelled=False)) == 4
+    assert len(dataset.only([])) == 0
+
+
+def test_an_unknown_task_is_refused_with_the_nearest_one(tiny: Path) -> None:
+    with pytest.raises(UsageError, match=r"no task 'lung'; did you mean 'lungs'\?"):
+        read(tiny).only(["sex", "lung"])

@@ -14,7 +14,8 @@ from foveola.runtime.errors import FoveolaError
 from foveola.runtime.manifest import InputSpec
 from foveola.toolkit.answers import answer_images
 from foveola.toolkit.data.arrays import prepare_arrays
-from foveola.toolkit.teachers.external import External, GivenTeacher, build_external, load_teacher
+from foveola.toolkit.teachers.external import External, GivenTeacher, build_external
+from foveola.toolkit.teachers.load import load_teacher
 from foveola.toolkit.teachers.take import take_teacher
 from foveola.toolkit.train import read_locked
 
