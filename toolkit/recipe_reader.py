@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -118,14 +119,36 @@ class Reader:
             at = _AT.search(said)
             inner = tuple(a or b for a, b in _INNER.findall(at["inner"])) if at else ()
             text = _AT.sub("", said)
-            quotes = "put it in quotes" if text.startswith("Expected `str`") and "got `array`" not in text else ""
+            number = text.startswith("Expected `str`") and "got `array`" not in text and "matching" not in text
+            quotes = "put it in quotes" if number else ""
             self.fault((*path, *inner), f"{_short(_inside(value, inner))}: {text[0].lower()}{text[1:]}", quotes)
         return None
 
     def _field(self, kind: type[T], value: Value, path: Path) -> object:
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
-            return self.struct(kind, value, path, kind.__name__, {})
-        return self.value(kind, value, path)
+        if not isinstance(value, dict):
+            return self.value(kind, value, path)
+        struct, named = _structs(kind)
+        if struct is None:
+            return self.value(kind, value, path)
+        if not named:
+            return self.struct(struct, value, path, struct.__name__, {})
+        before = len(self.faults)
+        built = {name: self._field(struct, fields, (*path, name)) for name, fields in value.items()}
+        # The whole is checked once more for what its keys must be.
+        return self.value(kind, msgspec.to_builtins(built), path) if len(self.faults) == before else None
+
+
+def _structs(kind: object) -> tuple[type[msgspec.Struct] | None, bool]:
+    """The struct that a field's type holds, and whether by name (`dict[str, Struct]`); None where it holds none."""
+    if get_origin(kind) is Annotated:
+        return _structs(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        parts = [part for part in get_args(kind) if part is not NoneType]
+        return _structs(parts[0]) if len(parts) == 1 else (None, False)
+    if get_origin(kind) is dict:
+        inner, named = _structs(get_args(kind)[1])
+        return (None, False) if named else (inner, True)
+    return (kind, False) if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else (None, False)
 
 
 def _inside(value: Value, path: Path) -> Value:

@@ -14,6 +14,7 @@ from foveola.runtime.errors import UsageError
 from foveola.toolkit.recipe import Recipe, find_recipe, parse_recipe, read_recipe, shipped_recipes
 from foveola.toolkit.recipe_schema import recipe_schema
 from foveola.toolkit.stage import DataStage, Stage
+from foveola.toolkit.stages import STAGES as SHIPPED_STAGES
 from foveola.toolkit.yaml12 import FaultsError, parse_yaml
 
 DEVICES = ("generic-x86", "intel-n100")
@@ -407,3 +408,18 @@ NOT_IN_A_SCHEMA |= {"margin of no metric", "margin that is none", "critical clas
 @pytest.mark.parametrize("name", sorted(BAD.keys() - NOT_IN_A_SCHEMA))
 def test_the_schema_refuses_what_the_reader_refuses_by_itself(name: str) -> None:
     assert schema_errors(BAD[name][0])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("data.sources.cxr.foldr=x", r"data\.sources\.cxr: no field 'foldr' in Source; did you mean 'folder'\?"),
+        ("data.sources.cxr.columns.patiend=x", r"no field 'patiend' in Columns; did you mean 'patient'\?"),
+        ("data.sources.cxr.calibration=2", r"data\.sources\.cxr\.calibration: 2: expected `float` < 1\.0"),
+        ("data.sources.cxr.folder=../x", r"data\.sources\.cxr: '\.\./x' is not inside of root"),
+        ("steps.visits.input.heigth=3", r"steps\.visits\.input: no field 'heigth' in InputSpec; did you mean 'heig"),
+    ],
+)
+def test_a_fault_deep_inside_a_recipe_names_its_place_and_the_nearest_field(change: str, words: str) -> None:
+    with pytest.raises(FaultsError, match=words):
+        read_recipe(shipped_recipes()["mtpret-real"], SHIPPED_STAGES, [change])
