@@ -4,6 +4,7 @@ The protocol (arms, seeds, budget, measures) stands in docs/mtpret-ablation.md a
 
     python bench/mtpret_ablation.py run DATA OUT --seed 1        # one seed; goes on where it was stopped
     python bench/mtpret_ablation.py drift DATA OUT               # drift against the strength of the pull, seed 1
+    python bench/mtpret_ablation.py forget DATA OUT --seed 1     # the second protocol
     python bench/mtpret_ablation.py table OUT                    # all finished seeds: means, paired differences
 
 DATA holds the folders `cxr` and `msk` with their manifests.
@@ -57,6 +58,7 @@ TASKS = (
     Task(name="fractured", kind="binary", classes=("0", "1")),
     Task(name="fracture", kind="segmentation", classes=("fracture",), columns=("mask_fracture",)),
 )
+TASK_NAMES = tuple(task.name for task in TASKS)
 SOURCES = {
     "cxr": Source(folder="cxr", tasks=("findings", "lungs")),
     "msk": Source(
@@ -108,7 +110,7 @@ PAIRS = (
 def main() -> None:
     """See the file's head."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("what", choices=["run", "drift", "table"])
+    parser.add_argument("what", choices=["run", "drift", "forget", "table"])
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -118,7 +120,7 @@ def main() -> None:
     data, out = given.paths
     dataset, faults = read_joined(data, SOURCES, TASKS, seed=0)
     faults.refuse(str(data))
-    (measure_drift if given.what == "drift" else run_seed)(dataset, out, given.seed)
+    {"drift": measure_drift, "forget": measure_forgetting, "run": run_seed}[given.what](dataset, out, given.seed)
 
 
 def run_seed(dataset: Dataset, out: Path, seed: int) -> None:
@@ -198,6 +200,35 @@ def measure_drift(dataset: Dataset, out: Path, seed: int) -> None:
         found[f"{alpha:g}"] = [visit.measures["visit_drift"] for visit in read_history(folder)]
     (out / "drift.json").write_text(json.dumps(found, indent=1))
     say(json.dumps(found))
+
+
+def measure_forgetting(dataset: Dataset, out: Path, seed: int) -> None:
+    """The second protocol: arms i and v at ten times the rate, on validation scores; needs the seed's MD-MoCo."""
+    root, found = out / f"seed-{seed}", {}
+    plan = replaced(VISITS, learning_rate=10 * VISITS.learning_rate)
+    for name in ("i", "v"):
+        folder = root / f"forget-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        learn_continually(
+            dataset,
+            SHAPE,
+            plan,
+            replaced(ARMS[name], low=10 * ARMS[name].low),
+            start=root / "md-moco",
+            folder=folder,
+            cache=out / "cache",
+            seed=seed,
+            report=quiet,
+        )
+        history = read_history(folder)
+        lost = forgetting(history)
+        found[name] = {
+            "forgetting": float(np.mean(list(lost.values()))),
+            "drift": history[-1].measures["drift"],
+            "last": history[-1].scores,
+        }
+    (root / "forget.json").write_text(json.dumps(found, indent=1))
+    say(f"seed {seed}: {json.dumps(found)}")
 
 
 def probes(dataset: Dataset, md: Path, cache: Path, seed: int) -> dict[str, dict[str, float]]:
@@ -280,6 +311,20 @@ def table(out: Path) -> str:
         [[r["probe"]["md-moco"][k] - r["probe"]["random"][k] for k in ("findings", "fractured")] for r in results]
     )
     lines.append("| difference | " + " | ".join(paired(gains[:, k]) for k in range(2)) + " |")
+    again = [json.loads(path.read_text()) for path in sorted(out.glob("seed-*/forget.json"))]
+    if len(again) > 1:
+        lines += [
+            "",
+            "| second protocol | mean forgetting | drift | " + " | ".join(TASK_NAMES) + " |",
+            "|---" * 7 + "|",
+        ]
+        for arm in ("i", "v"):
+            lost, drift = (np.array([r[arm][key] for r in again]) for key in ("forgetting", "drift"))
+            last = np.array([[r[arm]["last"][name] for name in TASK_NAMES] for r in again]).mean(0)
+            cells = " | ".join(f"{x:.3f}" for x in last)
+            lines.append(f"| {arm} | {lost.mean():.3f} ± {lost.std(ddof=1):.3f} | {drift.mean():.3f} | {cells} |")
+        lost = np.array([r["v"]["forgetting"] - r["i"]["forgetting"] for r in again])
+        lines.append(f"\nsecond protocol, forgetting of v - i: {paired(lost)}")
     return "\n".join(lines)
 
 
