@@ -15,6 +15,7 @@ from foveola.toolkit.losses import (
     mask_loss,
     quality_focal_loss,
     scalar_loss,
+    soft_dice_loss,
 )
 
 NAN = math.nan
@@ -113,3 +114,27 @@ def test_images_without_annotated_boxes_teach_nothing_and_empty_ones_teach_no() 
     assert scores.grad is not None
     assert torch.equal(scores.grad[0], torch.zeros(2, 4, 4))
     assert bool((scores.grad[1] > 0).all())
+
+
+def dice(probability: list[float], wanted: list[float]) -> float:
+    p, y = (torch.tensor(values).reshape(1, 1, 2, 2) for values in (probability, wanted))
+    return float(soft_dice_loss(p, y, torch.ones_like(p, dtype=torch.bool)))
+
+
+def test_soft_dice_is_the_worked_example_with_a_smoothing_of_one() -> None:
+    assert dice([1.0, 1, 0, 0], [1.0, 0, 1, 0]) == pytest.approx(0.4)
+
+
+def test_soft_dice_of_perfect_empty_and_doubly_empty_masks() -> None:
+    assert dice([1.0, 1, 0, 0], [1.0, 1, 0, 0]) == 0.0
+    assert dice([0.0] * 4, [1.0, 1, 1, 0]) == pytest.approx(1 - 1 / (3 + 1))
+    assert dice([0.0] * 4, [0.0] * 4) == 0.0
+
+
+def test_masks_may_be_learned_by_soft_dice_alone() -> None:
+    lungs = task("segmentation", "lung", exclusive=False)
+    raw, target = torch.full((1, 1, 4, 4), -40.0), torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    target[..., :2] = 1
+
+    assert float(mask_loss(lungs, raw, target, entropy=False)) == pytest.approx(1 - 1 / (8 + 1))
+    assert float(mask_loss(lungs, raw, target)) > 10

@@ -103,3 +103,31 @@ def test_an_unknown_backbone_is_refused_with_a_near_name() -> None:
 def test_a_backbone_without_a_pyramid_is_refused() -> None:
     with pytest.raises(FoveolaError, match="no features at strides"):
         network(backbone="vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("boxes", [[None, None], [torch.zeros(0, 5), torch.zeros(0, 5)], [torch.zeros(0, 5), None]])
+def test_a_detector_trains_on_images_without_a_box(boxes: list[torch.Tensor | None]) -> None:
+    teacher = network("teacher").train()
+    head = next(head for head in teacher.ordered_heads() if head.task.kind == "detection")
+    pyramid = teacher.pyramid(torch.rand(2, 1, 64, 96))
+
+    loss = head.loss(pyramid, head(pyramid), boxes)
+    loss.backward()
+
+    assert bool(loss.isfinite())
+    assert all(bool(p.grad.isfinite().all()) for p in teacher.parameters() if p.grad is not None)
+
+
+def test_every_network_of_one_input_sees_the_same_normalised_picture() -> None:
+    from foveola.toolkit.teachers.contrast import Encoder
+
+    spec = InputSpec(height=64, width=96, channels=1, mean=(0.4815,), std=(0.0721,))
+    x = torch.rand(1, 1, 64, 96)
+
+    seen = [
+        network("teacher", input=spec).normalise(x),
+        network("student", input=spec).normalise(x),
+        Encoder("resnet10t", spec).normalise(x),
+    ]
+
+    assert all(torch.equal(one, (x - torch.tensor(0.4815)) / torch.tensor(0.0721)) for one in seen)

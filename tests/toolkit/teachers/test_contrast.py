@@ -152,6 +152,9 @@ def test_the_same_picture_twice_in_copied_encoders_is_its_own_key() -> None:
 
 def test_evaluation_changes_neither_queue_nor_key() -> None:
     learner = moco().eval()
+    with torch.no_grad():
+        for p in learner.query.parameters():
+            p.add_(0.1)  # else a key encoder that follows would not be seen
     before = {name: x.clone() for name, x in learner.state_dict().items()}
 
     learner(views(), views(seed=1))
