@@ -125,6 +125,7 @@ class Pretrain(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             batch_size=_or(self.batch_size, preset.batch_size),
             learning_rate=_or(self.learning_rate, preset.learning_rate),
             optimizer=_or(self.optimizer, preset.optimizer),
+            momentum=preset.sgd_momentum,
             weight_decay=_or(self.weight_decay, preset.weight_decay),
             schedule=_or(self.schedule, preset.schedule),
             warmup=self.warmup,

@@ -49,8 +49,6 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
         epochs: passes over the images.
         splits: groups of a batch with batch statistics of their own.
         schedule: `cosine` falls to zero; `constant` stays.
-        rotate: largest rotation of a view in degrees, in the source's augmentation.
-        image: side of the source's images in pixels; a hint, not a setting.
     """
 
     source: str
@@ -67,31 +65,29 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     epochs: int
     splits: int = 1
     schedule: Literal["cosine", "constant"] = "cosine"
-    rotate: float = 0.0
-    image: int
 
 
 PRESETS: dict[str, Preset] = {
     "mocov2-imagenet": Preset(
         source="MoCo v2 on ImageNet: README and main_moco.py of its authors",
         queue=65536, momentum=0.999, temperature=0.2, optimizer="sgd", learning_rate=0.03, weight_decay=1e-4,
-        batch_size=256, epochs=200, image=224,
+        batch_size=256, epochs=200,
     ),
     "moco-cxr": Preset(
         # Its rate falls at epochs 120 and 160, which 20 epochs never reach: it is constant.
         source="MoCo-CXR (Sowrirajan et al., MIDL 2021): training script r8w1n416",
         queue=24576, momentum=0.999, temperature=0.2, optimizer="adam", learning_rate=1e-4, weight_decay=1e-4,
-        batch_size=16, epochs=20, schedule="constant", rotate=10.0, image=320,
+        batch_size=16, epochs=20, schedule="constant",
     ),
     "moco-small": Preset(
         source="the MoCo authors' notebook on CIFAR-10",
         queue=4096, momentum=0.99, temperature=0.1, mlp=False, optimizer="sgd", learning_rate=0.06, weight_decay=5e-4,
-        batch_size=512, epochs=200, splits=8, image=32,
+        batch_size=512, epochs=200, splits=8,
     ),
     "tiny": Preset(
         source="ours, for a try-out on a CPU",
         queue=512, momentum=0.99, temperature=0.1, optimizer="sgd", learning_rate=0.06, weight_decay=5e-4,
-        batch_size=64, epochs=20, rotate=10.0, image=64,
+        batch_size=64, epochs=20,
     ),
 }  # fmt: skip
 
