@@ -321,8 +321,8 @@ def table(out: Path) -> str:
         for arm in ("i", "v"):
             lost, drift = (np.array([r[arm][key] for r in again]) for key in ("forgetting", "drift"))
             last = np.array([[r[arm]["last"][name] for name in TASK_NAMES] for r in again]).mean(0)
-            cells = " | ".join(f"{x:.3f}" for x in last)
-            lines.append(f"| {arm} | {lost.mean():.3f} ± {lost.std(ddof=1):.3f} | {drift.mean():.3f} | {cells} |")
+            shown = " | ".join(f"{x:.3f}" for x in last)
+            lines.append(f"| {arm} | {lost.mean():.3f} ± {lost.std(ddof=1):.3f} | {drift.mean():.3f} | {shown} |")
         lost = np.array([r["v"]["forgetting"] - r["i"]["forgetting"] for r in again])
         lines.append(f"\nsecond protocol, forgetting of v - i: {paired(lost)}")
     return "\n".join(lines)
