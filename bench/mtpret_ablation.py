@@ -34,12 +34,13 @@ from foveola.toolkit.data.samples import Columns, Source
 from foveola.toolkit.knobs import Augment, Plan, Shape
 from foveola.toolkit.models.network import Network, load_network
 from foveola.toolkit.score import score_answers
-from foveola.toolkit.teachers.continual import Rounds, learn_continually
+from foveola.toolkit.teachers.continual import learn_continually
 from foveola.toolkit.teachers.contrast import Encoder
 from foveola.toolkit.teachers.metrics import forgetting
 from foveola.toolkit.teachers.pretrain import Contrastive, pretrain
 from foveola.toolkit.teachers.probe import linear_probe, pooled_features
 from foveola.toolkit.teachers.start import start_from_step
+from foveola.toolkit.teachers.visits import Rounds
 from foveola.toolkit.train import new_network, read_history, train_teacher
 
 BACKBONE = "resnet18"

@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 if TYPE_CHECKING:
     from .data.dataset import Dataset
-    from .teachers.continual import Rounds
     from .teachers.pretrain import Contrastive
+    from .teachers.visits import Rounds
 
 Whole = Annotated[int, Meta(ge=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -239,7 +239,7 @@ class Continual(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def settings(self) -> Rounds:
         """The knobs of continual learning."""
-        from .teachers.continual import Rounds
+        from .teachers.visits import Rounds
 
         return Rounds(**{field: getattr(self, field) for field in Rounds.__struct_fields__})
 

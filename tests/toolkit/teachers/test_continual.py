@@ -18,16 +18,9 @@ from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.fit import fit, make_optimizer
 from foveola.toolkit.knobs import Augment, Plan
 from foveola.toolkit.models.network import Network, load_network
-from foveola.toolkit.teachers.continual import (
-    ContinualCourse,
-    Rounds,
-    Visited,
-    check_pull,
-    labelled_places,
-    learn_continually,
-    task_order,
-)
+from foveola.toolkit.teachers.continual import check_pull, labelled_places, learn_continually
 from foveola.toolkit.teachers.l2sp import distance, snapshot
+from foveola.toolkit.teachers.visits import ContinualCourse, Rounds, Visited, task_order
 from foveola.toolkit.train import new_network, read_history, read_locked
 
 KINDS = ("bright", "corner", "square", "things")  # binary, multiclass, masks, boxes
