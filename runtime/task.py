@@ -56,7 +56,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             `sensitivity:0.9` or `specificity:0.9`.
         critical: classes whose lost positives are listed first.
         margins: non-inferiority margins by metric, positive, in the metric's own units; what is absent comes from
-            `toolkit.parity.endpoints.DEFAULT_MARGINS`.
+            `toolkit.parity.metrics.METRICS`.
     """
 
     name: str

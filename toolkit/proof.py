@@ -23,6 +23,7 @@ from .data.dataset import Dataset, load_mask, proof_set
 from .models.network import Teacher
 from .parity.cases import Answers
 from .parity.evidence import Evidence, Flip, encode_evidence
+from .parity.protocol import usual_protocol
 from .parity.prove import prove
 from .pictures import flip_picture
 from .report import Picture, flips_to_draw, render_report
@@ -100,8 +101,9 @@ def prove_bundle(
         teacher_digest=teacher_digest,
         data_digest=dataset.digest,
         split=split,
-        resamples=resamples,
-        seed=seed,
+        protocol=msgspec.structs.replace(
+            usual_protocol(tasks, bundle.manifest.name), resamples=resamples, seed=seed, teacher=teacher_digest
+        ),
     )
     (folder / "parity.json").write_bytes(encode_evidence(evidence))
     drawn = draw_flips(evidence, pictures, bundle, teacher, locked, cases)

@@ -25,13 +25,13 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
 
 import msgspec
 
 from ..runtime.errors import UsageError
-from ..runtime.task import Metric, Task
+from ..runtime.task import Task
 from .data.faults import did_you_mean
+from .parity.metrics import metrics_of
 from .recipe_changes import apply_change
 from .recipe_reader import Reader
 from .stage import DataStage, Stage, digest_of, knobs
@@ -42,7 +42,6 @@ from .yaml12 import Path as Keys
 DATA = "data"  # the name of the first step
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$"  # of recipes and steps: they become folders
 FIELDS = ("name", "device", "seed", "data", "tasks", "steps")
-MARGIN_METRICS = (*get_args(Metric), "sensitivity", "specificity")
 
 _NAME = re.compile(NAME_PATTERN)
 _OPERATING_POINT = re.compile(r"youden|(fixed|sensitivity|specificity):(0|1|0?\.[0-9]+|1\.0+)")
@@ -221,8 +220,10 @@ def _check_task(reader: Reader, task: Task, path: Keys) -> None:
         if label not in labels:
             reader.fault((*path, "critical"), f"no class {label!r} in the task", did_you_mean(label, labels))
     for metric in task.margins:
-        if metric not in MARGIN_METRICS:
-            reader.fault((*path, "margins", metric), f"no metric {metric!r}", did_you_mean(metric, MARGIN_METRICS))
+        known = metrics_of(task.kind)
+        if metric not in known:
+            fault = f"{task.kind} has no metric {metric!r}"
+            reader.fault((*path, "margins", metric), fault, did_you_mean(metric, known))
     if not _OPERATING_POINT.fullmatch(task.operating_point):
         mend = "write youden, fixed:0.5, sensitivity:0.9 or specificity:0.9"
         reader.fault((*path, "operating_point"), f"no rule {task.operating_point!r}", mend)

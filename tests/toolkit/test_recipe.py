@@ -219,7 +219,7 @@ BAD = {
     ),
     "margin of no metric": (
         replaced("margins: {auc: 0.05}", "margins: {aucc: 0.05}"),
-        "recipe.yaml:6: tasks.lung.margins.aucc: no metric 'aucc'; did you mean 'auc'?",
+        "recipe.yaml:6: tasks.lung.margins.aucc: binary has no metric 'aucc'; did you mean 'auc'?",
     ),
     "margin that is none": (
         replaced("margins: {auc: 0.05}", "margins: {auc: 0}"),

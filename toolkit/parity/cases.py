@@ -58,6 +58,11 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
             regression (N, M). NaN where there is no answer.
         dice: segmentation: (N, C) Dice of each case against the reference, on original pixels; NaN where the reference
             is not known. NaN in the student's only is an answer that was not given.
+        nsd: segmentation, as `dice`: normalised surface Dice at the protocol's tolerance; absent when not asked for.
+        hd95: segmentation, as `dice`: 95th percentile of the surface distance; the image's diagonal where one of
+            the two is empty, 0 where both are; absent when not asked for.
+        alike: segmentation, student only: (N, C) Dice of the student's mask against the teacher's; absent when not
+            known.
         boxes: detection: one array (K, 6) a case: x1, y1, x2, y2, score, class index; None where there is no answer.
         thresholds: the locked thresholds: binary (1,), multilabel (C,), detection (C,); 0.5 where a task has none, as
             in the runtime.
@@ -65,6 +70,9 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
 
     scores: dict[str, NDArray[np.floating]] = {}
     dice: dict[str, NDArray[np.floating]] = {}
+    nsd: dict[str, NDArray[np.floating]] = {}
+    hd95: dict[str, NDArray[np.floating]] = {}
+    alike: dict[str, NDArray[np.floating]] = {}
     boxes: dict[str, tuple[NDArray[np.floating] | None, ...]] = {}
     thresholds: dict[str, tuple[float, ...]] = {}
 

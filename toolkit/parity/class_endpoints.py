@@ -20,11 +20,11 @@ from .measured import (
     blank,
     bootstrap_method,
     bootstrapped,
-    margin_of,
     too_few,
     unseen_share,
     widened,
 )
+from .metrics import margin_of
 from .pairing import Pair
 from .proportion import FEW, clustered_se, compare_proportions, needed_pairs
 
@@ -34,7 +34,7 @@ def measure_accuracy(pair: Pair, setting: Setting) -> tuple[list[Measured], list
     known = pair.known[:, 0]
     patients = setting.patients[known]
     truth = pair.reference[known, 0]
-    base = blank(pair, "accuracy", known, setting, RATE_METHOD, margin_of(pair.task, "accuracy"))
+    base = blank(pair, "accuracy", known, setting, RATE_METHOD, margin_of("accuracy", pair.task.margins))
     if base.hindrance:
         return [base], []
     teacher, student = pair.teacher[known, 0] == truth, pair.student[known, 0] == truth
@@ -50,7 +50,7 @@ def measure_accuracy(pair: Pair, setting: Setting) -> tuple[list[Measured], list
         high=0.0 if pair.identical else compared.high,
         hindrance="the reference has one class only" if len(indices) < 2 else too_few(base.patients),
         assay=_above_zero(above, patients, setting.alpha, "the teacher is not shown to beat the commonest class"),
-        grow=needed_pairs(compared.discordance, base.margin, setting.alpha) / compared.pairs,
+        grow=needed_pairs(compared.discordance, base.margin, setting.alpha, setting.power) / compared.pairs,
     )
     return [measured], []
 
@@ -58,7 +58,7 @@ def measure_accuracy(pair: Pair, setting: Setting) -> tuple[list[Measured], list
 def measure_kappa(pair: Pair, setting: Setting) -> tuple[list[Measured], list[str]]:
     """Ordinal: Cohen's kappa with quadratic weights between the grades decided and the reference."""
     known = pair.known[:, 0]
-    base = blank(pair, "kappa", known, setting, bootstrap_method(setting), margin_of(pair.task, "kappa"))
+    base = blank(pair, "kappa", known, setting, bootstrap_method(setting), margin_of("kappa", pair.task.margins))
     if base.hindrance:
         return [base], []
     patients, count = renumbered(setting.patients[known])
@@ -75,7 +75,7 @@ def measure_kappa(pair: Pair, setting: Setting) -> tuple[list[Measured], list[st
     # A change by one grade adds 1 to the squared disagreement, so takes 1 / (expected disagreement) off kappa.
     expected = float(np.mean(truth**2) + np.mean(teacher**2) - 2.0 * np.mean(truth) * np.mean(teacher))
     floor = unseen_share(count, setting.alpha) / expected if expected > 0 else 1.0
-    return [widened(measured, floor, setting.alpha)], []
+    return [widened(measured, floor, setting)], []
 
 
 def quadratic_kappa(reference: Array, decided: Array, weights: Array | None = None) -> float:

@@ -28,19 +28,17 @@ from .class_endpoints import measure_accuracy, measure_kappa
 from .detection import average_precision, replicate_precision
 from .label_endpoints import measure_labels
 from .measured import (
-    DEFAULT_MAE_SHARE,
     MIN_PATIENTS,
     Measured,
     Setting,
     blank,
     bootstrap_method,
     bootstrapped,
-    margin_of,
     too_few,
     unseen_share,
     widened,
 )
-from .measured import DEFAULT_MARGINS as DEFAULT_MARGINS
+from .metrics import margin_of
 from .pairing import Pair
 from .proportion import FEW
 
@@ -67,7 +65,8 @@ class ByClass(msgspec.Struct, frozen=True, kw_only=True):
 
 def measure(pair: Pair, setting: Setting) -> tuple[list[Measured], list[str]]:
     """Measure all endpoints of one task on one engine, and notes for the reader."""
-    measured, notes = MEASURES[pair.task.kind](pair, setting)
+    every, notes = MEASURES[pair.task.kind](pair, setting)
+    measured = [one for one in every if one.metric in setting.rules.endpoints]
     if pair.missing.any():
         notes.append(
             f"{pair.task.name}: {int(pair.missing.sum())} answers of the student are missing; each counts as the worst"
@@ -115,7 +114,7 @@ def _measure_one_mae(pair: Pair, column: int, label: str, setting: Setting) -> M
         difference=teacher - student,
         low=found.low if found else None,
         high=found.high if found else None,
-        margin=pair.task.margins.get("mae", DEFAULT_MAE_SHARE * constant),
+        margin=margin_of("mae", pair.task.margins, constant),
         hindrance="the reference has one value only" if constant == 0 else too_few(count),
         assay=assay,
     )
@@ -124,7 +123,7 @@ def _measure_one_mae(pair: Pair, column: int, label: str, setting: Setting) -> M
 def _measure_dice(pair: Pair, setting: Setting) -> tuple[list[Measured], list[str]]:
     known = pair.known
     cases = np.asarray(known.any(axis=1))
-    base = blank(pair, "dice", cases, setting, bootstrap_method(setting), margin_of(pair.task, "dice"))
+    base = blank(pair, "dice", cases, setting, bootstrap_method(setting), margin_of("dice", pair.task.margins))
     if base.hindrance:
         return [base], []
     patients, count = renumbered(setting.patients[cases])
@@ -147,7 +146,7 @@ def _measure_dice(pair: Pair, setting: Setting) -> tuple[list[Measured], list[st
 
 def _measure_map(pair: Pair, setting: Setting) -> tuple[list[Measured], list[str]]:
     cases = pair.known[:, 0]
-    base = blank(pair, "map50", cases, setting, bootstrap_method(setting), margin_of(pair.task, "map50"))
+    base = blank(pair, "map50", cases, setting, bootstrap_method(setting), margin_of("map50", pair.task.margins))
     if base.hindrance:
         return [base], []
     truths = np.stack([matches.truths for matches in pair.teacher_boxes], axis=1)
@@ -194,7 +193,7 @@ def _mean_row(base: Measured, pair: Pair, classes: ByClass, chosen: Sequence[int
     moved = len(np.unique(setting.patients[classes.moved[:, chosen].any(axis=1)]))
     if pair.identical or moved >= FEW or not fewest:
         return row
-    return widened(row, unseen_share(fewest, setting.alpha), setting.alpha)
+    return widened(row, unseen_share(fewest, setting.alpha), setting)
 
 
 # The table of kinds; it stands at the end because it names the functions above.

@@ -1,4 +1,4 @@
-"""What the proof says, as types: the JSON of `parity.json` and all that the report shows.
+"""What the proof says, as types: the JSON of `evidence.json` and all that the report shows.
 
 Every difference is student minus teacher, turned so that positive means that the student is better (for errors such as
 MAE the sign is reversed). A bound is the lower end of the two-sided 95 % interval, which is the one-sided 97.5 % bound;
@@ -13,6 +13,8 @@ import msgspec
 
 Verdict = Literal["pass", "fail", "underpowered"]
 VERDICTS: tuple[Verdict, ...] = ("pass", "fail", "underpowered")
+FlipKind = Literal["lost", "gained", "unknown", "disagree"]
+FORMAT = 2
 
 
 class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -21,7 +23,7 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     engine: str
     task: str
     label: str = ""  # empty: the whole task
-    metric: str  # auc, sensitivity, specificity, accuracy, kappa, mae, dice, map50
+    metric: str  # see `metrics.METRICS`
     primary: bool  # counts for the verdict; the others describe
     cases: int
     patients: int
@@ -32,22 +34,37 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     low: float | None = None
     high: float | None = None
     margin: float
+    floor: float | None = None  # what the student must reach by itself; None: nothing is asked
+    student_low: float | None = None  # bound of the student's own value, where a floor asks for it
     verdict: Verdict
-    needed_cases: int | None = None  # for 80 % power at the margin when the true difference is zero
+    provable_margin: float | None = None  # the smallest margin that these data could have proved
+    needed_cases: int | None = None  # for the planned power at the margin when the true difference is zero
+    limits: tuple[float, float] | None = None  # of agreement, for measures (Bland and Altman 1986)
     method: str
     reason: str  # one sentence: why this verdict
 
 
 class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Points of a ROC or calibration curve, for the report."""
+    """Points of a ROC, calibration or FROC curve, for the report."""
 
     engine: str  # or "teacher"
     task: str
     label: str
-    kind: Literal["roc", "calibration"]
-    x: tuple[float, ...]  # false positive rate; mean predicted probability
-    y: tuple[float, ...]  # sensitivity; observed frequency
+    kind: Literal["roc", "calibration", "froc"]
+    x: tuple[float, ...]  # false positive rate; mean predicted probability; false positives an image
+    y: tuple[float, ...]  # sensitivity; observed frequency; sensitivity
     n: tuple[int, ...] = ()  # calibration: cases a bin
+
+
+class Reliability(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Expected calibration error of one model on one label; a description that depends on the number of bins."""
+
+    engine: str  # or "teacher"
+    task: str
+    label: str
+    cases: int
+    bins: int
+    ece: float
 
 
 class Flip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -61,41 +78,117 @@ class Flip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     reference: str  # what the reference standard says; empty where it is not known
     teacher: float  # probability, Dice, value
     student: float
-    kind: Literal["lost", "gained", "unknown", "disagree"]  # teacher right -> student wrong is lost
+    kind: FlipKind  # teacher right -> student wrong is lost
     severity: float  # larger is worse; orders the list
+    certainty: float | None = None  # how sure the teacher was, 0 to 1: distance from its threshold; None: no decision
+    critical: bool = False  # a lost positive of a class that must not be lost
 
 
 class Subgroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The primary metric's difference inside one subgroup; described, not judged."""
+    """The primary metric's difference inside one subgroup: screened, never judged; small groups are marked."""
 
     engine: str
     task: str
     attribute: str
     value: str
     cases: int
+    patients: int = 0
     difference: float | None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None  # one-sided, of "not worse than the margin"
+    holm: float | None = None  # the same, adjusted over all subgroups of the engine (Holm 1979)
+    few: bool = False  # too few patients for an interval to be trusted
+    flagged: bool = False  # worse than the margin beyond chance, or by twice the margin
+
+
+class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One label's operating point on the proof's cases: the locked threshold beside one fitted again for the student.
+
+    The second one is fitted on other images (`fitted_on`); what it would gain is what the locked threshold costs.
+    """
+
+    engine: str
+    task: str
+    label: str
+    fitted_on: str  # split
+    locked: float
+    refitted: float
+    sensitivity: tuple[float, float]  # at the locked and at the fitted threshold
+    specificity: tuple[float, float]
+
+
+class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How often student and teacher say the same, whatever the truth; needs no reference standard."""
+
+    engine: str
+    task: str
+    label: str
+    measure: Literal["decisions", "dice", "value", "boxes"]
+    cases: int
+    patients: int
+    agreement: float  # share of equal decisions; mean Dice of the two masks; share of values or boxes alike
+    low: float | None  # its one-sided bound, by patient
+    flips: int
+
+
+class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One histogram of these cases against the one that the bundle brings."""
+
+    engine: str  # empty: of the images themselves
+    what: str  # "input/brightness", "score/findings/Effusion"
+    cases: int
+    reference_cases: int
+    psi: float  # population stability index
+    ks: float  # largest distance of the two distribution functions, over the bins
+    flagged: bool  # psi at least 0.25 and beyond chance
+
+
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One thing that the compression modified, for the change-control page."""
+
+    what: str  # architecture, pruning, precision, calibration, thresholds
+    teacher: str
+    student: str
+
+
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the proof was made: what a reader needs to make it again. No name of a machine, person or path."""
+
+    versions: dict[str, str] = {}  # package -> version
+    hardware: dict[str, str] = {}  # processor, instruction sets, threads, system
+    arithmetic: dict[str, str] = {}  # engine -> what was really computed: int8 kernels, f32, bf16
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole proof of one bundle. No time, path, latency or pixel: equal inputs give equal bytes."""
 
-    format: int = 1
+    format: int = FORMAT
     bundle: str  # name
     bundle_digest: str  # of the core members on which the proof was run
     teacher_digest: str
     data_digest: str
+    protocol_digest: str = ""  # of the protocol under which it was made
     split: str
     cases: int
     patients: int
     alpha: float  # one-sided
+    power: float = 0.8  # planned
     resamples: int
     seed: int
     endpoints: tuple[Endpoint, ...]
     subgroups: tuple[Subgroup, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
+    agreements: tuple[Agreement, ...] = ()
+    drifts: tuple[Drift, ...] = ()
     flips: tuple[Flip, ...] = ()
     flip_counts: dict[str, int] = {}  # "engine/task/label/kind" -> cases
     curves: tuple[Curve, ...] = ()
+    reliability: tuple[Reliability, ...] = ()
+    changes: tuple[Change, ...] = ()
+    policies: dict[str, int] = {}  # what happened to gaps, duplicates and the like -> how often; see docs/proof.md
     notes: tuple[str, ...] = ()
+    provenance: Provenance = Provenance()
     verdict: Verdict
 
 
@@ -105,5 +198,5 @@ def encode_evidence(evidence: Evidence) -> bytes:
 
 
 def decode_evidence(data: bytes) -> Evidence:
-    """Bytes of `parity.json` to a checked object; raises `msgspec.DecodeError`."""
+    """Bytes of `evidence.json` to a checked object; raises `msgspec.DecodeError`."""
     return msgspec.json.decode(data, type=Evidence)

@@ -17,7 +17,8 @@ from scipy.stats import t as student_t
 
 from .cases import Array
 from .delong import AucComparison, compare_macro_auc, lower_bound_of_perfect_auc
-from .measured import MIN_PATIENTS, Measured, Setting, margin_of, too_few, widened
+from .measured import MIN_PATIENTS, Measured, Setting, too_few, widened
+from .metrics import margin_of
 from .pairing import Pair
 from .proportion import FEW, clustered_se, compare_proportions, needed_pairs
 
@@ -83,7 +84,7 @@ def _three(
         cases=int(known.sum()),
         patients=len(np.unique(setting.patients[known])),
         positives=int(counts.positives[columns].sum()),
-        margin=margin_of(pair.task, "auc"),
+        margin=margin_of("auc", pair.task.margins),
         method=AUC_METHOD,
         hindrance=_hindrance(counts, columns),
     )
@@ -125,7 +126,7 @@ def _measure_auc(base: Measured, pair: Pair, counts: LabelCounts, columns: Seque
     if compared.same_ranks or compared.moved >= FEW:
         return measured
     least = lower_bound_of_perfect_auc(compared.positive_patients, compared.negative_patients, setting.alpha)
-    return widened(measured, 1.0 - least, setting.alpha)
+    return widened(measured, 1.0 - least, setting)
 
 
 def _auc_assay(compared: AucComparison, alpha: float) -> str:
@@ -144,7 +145,7 @@ def _measure_rate(
     base: Measured, pair: Pair, counts: LabelCounts, columns: Sequence[int], setting: Setting, *, positive: bool
 ) -> Measured:
     metric = "sensitivity" if positive else "specificity"
-    margin = margin_of(pair.task, metric)
+    margin = margin_of(metric, pair.task.margins)
     base = msgspec.structs.replace(base, metric=metric, margin=margin, method=RATE_METHOD)
     of_class = counts.positives if positive else counts.negatives
     columns = [k for k in columns if of_class[k]]
@@ -166,7 +167,7 @@ def _measure_rate(
         low=0.0 if same else compared.low,
         high=0.0 if same else compared.high,
         assay=_youden_assay(pair, columns, teacher, setting),
-        grow=needed_pairs(compared.discordance, margin, setting.alpha) / compared.pairs,
+        grow=needed_pairs(compared.discordance, margin, setting.alpha, setting.power) / compared.pairs,
     )
 
 

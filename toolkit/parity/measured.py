@@ -20,33 +20,24 @@ from scipy.stats import norm
 from ...runtime.task import Task
 from .bootstrap import interval
 from .cases import Array
-from .evidence import Endpoint
+from .evidence import Endpoint, Verdict
+from .metrics import METRICS
 from .pairing import Pair
-from .verdict import POWER, judge, needed_cases
+from .protocol import TaskRules
+from .verdict import judge, needed_cases
 
 MIN_PATIENTS = 10  # with fewer (positive, negative) patients no asymptotic interval is trusted and nothing can pass
 
-DEFAULT_MARGINS: dict[str, float] = {
-    "auc": 0.01,
-    "sensitivity": 0.02,
-    "specificity": 0.02,
-    "accuracy": 0.02,
-    "kappa": 0.02,
-    "dice": 0.01,
-    "map50": 0.02,
-}
-# A value has no natural scale, so the default margin of MAE is this share of the error that a constant (the median of
-# the reference) makes on the same cases. State your own in the unit.
-DEFAULT_MAE_SHARE = 0.05
-
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """What all endpoints share: patients (N,) as numbers, and the numbers of the bootstrap and the test."""
+    """What the endpoints of a task share: patients (N,) as numbers, the numbers of bootstrap and test, the rules."""
 
     patients: NDArray[np.intp]
     resamples: int
     seed: int
     alpha: float
+    power: float
+    rules: TaskRules
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +46,9 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         hindrance: why nothing can be claimed, whatever the interval says.
         assay: why the teacher is not shown to be better than chance.
-        grow: how many times the cases at hand would be needed for 80 % power; None: derived from the interval.
+        grow: how many times the cases at hand would be needed for the planned power; None: derived from the interval.
+        student_low: the student's own one-sided bound (upper for errors), for a floor; None where there is none.
+        limits: of agreement between student and teacher (Bland and Altman 1986), for measures.
     """
 
     label: str = ""
@@ -74,11 +67,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     hindrance: str = ""
     assay: str = ""
     grow: float | None = None
-
-
-def margin_of(task: Task, metric: str) -> float:
-    """Look up the task's margin for a metric, or the default; not for MAE, whose default depends on the reference."""
-    return task.margins.get(metric, DEFAULT_MARGINS[metric])
+    student_low: float | None = None
+    limits: tuple[float, float] | None = None
 
 
 def blank(
@@ -137,7 +127,7 @@ def unseen_share(patients: int, alpha: float) -> float:
     return z**2 / (patients + z**2)
 
 
-def widened(measured: Measured, floor: float, alpha: float) -> Measured:
+def widened(measured: Measured, floor: float, setting: Setting) -> Measured:
     """Make the interval reach at least `floor` below and above the difference.
 
     The floor shrinks with the number of cases, a standard error with its root; `grow` takes the larger demand.
@@ -145,7 +135,8 @@ def widened(measured: Measured, floor: float, alpha: float) -> Measured:
     m = measured
     if m.difference is None or m.low is None or m.high is None:
         return m
-    by_error = (m.difference - m.low) * (1.0 + float(norm.ppf(POWER)) / float(norm.ppf(1.0 - alpha))) / m.margin
+    more = float(norm.ppf(setting.power)) / float(norm.ppf(1.0 - setting.alpha))
+    by_error = (m.difference - m.low) * (1.0 + more) / m.margin
     return msgspec.structs.replace(
         m,
         low=min(m.low, m.difference - floor),
@@ -154,11 +145,13 @@ def widened(measured: Measured, floor: float, alpha: float) -> Measured:
     )
 
 
-def endpoint(engine: str, task: Task, measured: Measured, alpha: float) -> Endpoint:
-    """Put the verdict to a measured difference."""
-    m = measured
+def endpoint(engine: str, task: Task, measured: Measured, setting: Setting) -> Endpoint:
+    """Put the verdict to a measured difference, by the rule of its metric."""
+    m, rule = measured, setting.rules.endpoints[measured.metric]
     verdict, reason = judge(m.difference, m.low, m.high, m.margin, m.hindrance, m.assay)
-    needed = _needed(m, alpha) if verdict == "underpowered" and not m.hindrance and not m.assay else None
+    if verdict == "pass" and rule.floor is not None:
+        verdict, reason = judge_floor(m, rule.floor, reason)
+    needed = _needed(m, setting) if verdict == "underpowered" and not m.hindrance and not m.assay else None
     if needed is not None and needed <= m.cases:
         reason += "; so many cases would do if the true difference were zero"
     return Endpoint(
@@ -166,7 +159,7 @@ def endpoint(engine: str, task: Task, measured: Measured, alpha: float) -> Endpo
         task=task.name,
         label=m.label,
         metric=m.metric,
-        primary=m.primary,
+        primary=m.primary and rule.primary,
         cases=m.cases,
         patients=m.patients,
         positives=m.positives,
@@ -176,16 +169,37 @@ def endpoint(engine: str, task: Task, measured: Measured, alpha: float) -> Endpo
         low=m.low,
         high=m.high,
         margin=m.margin,
+        floor=rule.floor,
+        student_low=m.student_low if rule.floor is not None else None,
         verdict=verdict,
+        provable_margin=None if m.low is None or m.hindrance or m.assay else max(0.0, -m.low),
         needed_cases=needed,
+        limits=m.limits,
         method=m.method,
         reason=reason,
     )
 
 
-def _needed(m: Measured, alpha: float) -> int | None:
+def judge_floor(m: Measured, floor: float, passed: str) -> tuple[Verdict, str]:
+    """Judge a student that is not worse than its teacher by what it must reach itself.
+
+    Its own bound is the lower end of its interval, for errors the upper one; an endpoint that has none cannot pass.
+    """
+    if m.student is None or m.student_low is None:
+        return "underpowered", f"the student's own {m.metric} has no interval that could be held against the floor"
+    larger = METRICS[m.metric].larger_is_better
+    if (m.student_low > floor) if larger else (m.student_low < floor):
+        return "pass", f"{passed}; the student's own bound {m.student_low:.4g} lies beyond the floor {floor:.4g}"
+    short = m.student < floor if larger else m.student > floor
+    return (
+        "fail" if short else "underpowered",
+        f"the student's own {m.metric} {m.student:.4g} (bound {m.student_low:.4g}) is not shown to reach {floor:.4g}",
+    )
+
+
+def _needed(m: Measured, setting: Setting) -> int | None:
     if m.grow is not None:
         return ceil(m.cases * m.grow)
     if m.difference is None or m.low is None:
         return None
-    return needed_cases(m.cases, m.difference - m.low, m.margin, alpha)
+    return needed_cases(m.cases, m.difference - m.low, m.margin, setting.alpha, setting.power)

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.errors import UsageError
 from ...runtime.task import Task
 from .cases import Answers, Cases, References, check_material, patient_codes
 from .curves import curves
@@ -26,6 +25,7 @@ from .evidence import Curve, Endpoint, Evidence, Flip, Subgroup
 from .flips import count_flips, find_flips, worst
 from .measured import Setting, endpoint
 from .pairing import pair
+from .protocol import Protocol, TaskRules, check_protocol, usual_protocol
 from .subgroups import subgroups, too_many_values
 from .verdict import overall
 
@@ -49,67 +49,74 @@ def prove(
     teacher: Answers,
     students: Mapping[str, Answers],
     *,
+    protocol: Protocol | None = None,
     bundle: str,
     bundle_digest: str,
     teacher_digest: str,
     data_digest: str,
     split: str,
-    resamples: int = 2000,
-    seed: int = 0,
-    alpha: float = 0.025,
     most_flips: int = MOST_FLIPS,
 ) -> Evidence:
     """Compare the students with their teacher and judge.
 
     Args:
-        tasks: with their margins.
+        tasks: of the bundle; those that the protocol names are proved.
         cases: the images; see `cases.py` for all four.
-        references: what is true.
+        references: what is true; for a biomarker under its own name.
         teacher: the teacher's answers.
         students: the bundle's answers by engine, each through its own preprocessing.
+        protocol: how they are judged; None: by the tasks' own margins and the usual ones.
         bundle: name of the bundle.
         bundle_digest: of the core members on which the proof was run.
         teacher_digest: of the teacher.
         data_digest: of the cases' data set.
         split: which part of the data set the cases are.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-        alpha: one-sided error of each endpoint; 0.025 gives 95 % intervals.
         most_flips: how many flips to list for each engine and task.
 
     Raises:
         FoveolaError: the material does not fit together, all faults at once.
-        UsageError: `alpha` is not between 0 and 0.5, or `resamples` is less than 100.
+        UsageError: the protocol does not fit the tasks.
     """
-    if not (0.0 < alpha < 0.5 and resamples >= 100):
-        raise UsageError(
-            "parity", f"alpha {alpha}, resamples {resamples}", "0 < alpha < 0.5 and at least 100 resamples"
-        )
-    check_material(tasks, cases, references, {"teacher": teacher, **students})
+    chosen = protocol or usual_protocol(tasks)
+    check_protocol(chosen, tasks)
+    judged = judged_tasks(chosen, tasks)
+    asked = [task for task, _ in judged]
+    check_material(asked, cases, references, {"teacher": teacher, **students})
     order = np.argsort(np.asarray(cases.keys, dtype=str), kind="stable")
-    cases, references = _order_cases(cases, order), _order_references(references, tasks, order)
-    teacher = _order(teacher, tasks, order)
-    setting = Setting(patients=patient_codes(cases.patients), resamples=resamples, seed=seed, alpha=alpha)
+    cases, references = _order_cases(cases, order), _order_references(references, asked, order)
+    teacher = _order(teacher, asked, order)
+    patients = patient_codes(cases.patients)
 
     parts: list[Part] = []
     for engine, given in students.items():
-        student = _order(given, tasks, order)
-        parts += [_compare(engine, task, cases, references, teacher, student, setting) for task in tasks]
+        student = _order(given, asked, order)
+        for task, rules in judged:
+            setting = Setting(
+                patients=patients,
+                resamples=chosen.resamples,
+                seed=chosen.seed,
+                alpha=chosen.alpha,
+                power=chosen.power,
+                rules=rules,
+            )
+            parts.append(_compare(engine, task, cases, references, teacher, student, setting))
     flips = [flip for part in parts for flip in part.flips]
     endpoints = tuple(endpoint for part in parts for endpoint in part.endpoints)
-    of_teacher = [curve for task in tasks for curve in _curves("teacher", task, references, teacher)]
+    of_teacher = [curve for task in asked for curve in _curves("teacher", task, references, teacher)]
 
     return Evidence(
         bundle=bundle,
         bundle_digest=bundle_digest,
         teacher_digest=teacher_digest,
         data_digest=data_digest,
+        protocol_digest=chosen.digest,
         split=split,
         cases=len(cases.keys),
         patients=len(set(cases.patients)),
-        alpha=alpha,
-        resamples=resamples,
-        seed=seed,
+        alpha=chosen.alpha,
+        power=chosen.power,
+        resamples=chosen.resamples,
+        seed=chosen.seed,
         endpoints=endpoints,
         subgroups=tuple(group for part in parts for group in part.subgroups),
         flips=worst(flips, most_flips),
@@ -118,6 +125,21 @@ def prove(
         notes=(*_attribute_notes(cases), *(note for part in parts for note in part.notes)),
         verdict=overall(endpoints),
     )
+
+
+def judged_tasks(protocol: Protocol, tasks: Sequence[Task]) -> list[tuple[Task, TaskRules]]:
+    """Give the tasks that the protocol names, with its margins, and each biomarker as a regression of its own."""
+    found: list[tuple[Task, TaskRules]] = []
+    for task in tasks:
+        rules = protocol.tasks.get(task.name)
+        if rules is not None:
+            margins = {name: rule.margin for name, rule in rules.endpoints.items() if rule.margin is not None}
+            found.append((msgspec.structs.replace(task, margins=margins, critical=rules.critical), rules))
+    for name, marker in protocol.biomarkers.items():
+        margins = {metric: rule.margin for metric, rule in marker.endpoints.items() if rule.margin is not None}
+        task = Task(name=name, kind="regression", classes=(name,), margins=margins)
+        found.append((task, TaskRules(endpoints=marker.endpoints)))
+    return found
 
 
 def _compare(
@@ -132,7 +154,7 @@ def _compare(
     compared = pair(task, references, teacher, student)
     measured, notes = measure(compared, setting)
     return Part(
-        endpoints=[endpoint(engine, task, one, setting.alpha) for one in measured],
+        endpoints=[endpoint(engine, task, one, setting) for one in measured],
         subgroups=list(subgroups(engine, compared, cases)),
         flips=find_flips(engine, compared, cases),
         curves=_curves(engine, task, references, student),
@@ -176,6 +198,9 @@ def _order(answers: Answers, tasks: Sequence[Task], order: NDArray[np.intp]) -> 
     return Answers(
         scores={name: answers.scores[name][order] for name in scored},
         dice={name: answers.dice[name][order] for name in masked},
+        nsd={name: values[order] for name, values in answers.nsd.items() if name in masked},
+        hd95={name: values[order] for name, values in answers.hd95.items() if name in masked},
+        alike={name: values[order] for name, values in answers.alike.items() if name in masked},
         boxes={name: tuple(answers.boxes[name][n] for n in order) for name in boxed},
         thresholds=answers.thresholds,
     )

@@ -35,6 +35,7 @@ def subgroups(engine: str, pair: Pair, cases: Cases) -> Iterator[Subgroup]:
                     attribute=attribute,
                     value=value,
                     cases=int(rows.sum()),
+                    patients=len({cases.patients[n] for n in np.flatnonzero(rows)}),
                     difference=difference,
                 )
 

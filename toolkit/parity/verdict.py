@@ -21,8 +21,6 @@ from scipy.stats import norm
 
 from .evidence import Endpoint, Verdict
 
-POWER = 0.8
-
 
 def judge(
     difference: float | None, low: float | None, high: float | None, margin: float, hindrance: str = "", assay: str = ""
@@ -61,8 +59,8 @@ def overall(endpoints: Iterable[Endpoint]) -> Verdict:
     return "underpowered" if "underpowered" in verdicts or not verdicts else "pass"
 
 
-def needed_cases(cases: int, reach: float, margin: float, alpha: float) -> int | None:
-    """Give the number of cases like these for 80 % power when the true difference is zero.
+def needed_cases(cases: int, reach: float, margin: float, alpha: float, power: float = 0.8) -> int | None:
+    """Give the number of cases like these for the planned power when the true difference is zero.
 
     Args:
         cases: cases at hand.
@@ -70,8 +68,9 @@ def needed_cases(cases: int, reach: float, margin: float, alpha: float) -> int |
             the number of cases.
         margin: positive.
         alpha: one-sided error.
+        power: planned.
     """
     if not (isfinite(reach) and reach > 0 and cases > 0):
         return None
-    grow = reach * (1.0 + float(norm.ppf(POWER)) / float(norm.ppf(1.0 - alpha))) / margin
+    grow = reach * (1.0 + float(norm.ppf(power)) / float(norm.ppf(1.0 - alpha))) / margin
     return ceil(cases * grow**2)

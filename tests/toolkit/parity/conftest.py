@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from foveola.runtime.task import Task
 from foveola.toolkit.parity.cases import Answers, Cases, References
 from foveola.toolkit.parity.evidence import Endpoint, Evidence
+from foveola.toolkit.parity.protocol import usual_protocol
 from foveola.toolkit.parity.prove import prove
 
 Array = NDArray[np.float64]
@@ -50,6 +52,9 @@ def compare(
     """Prove one task on one engine from plain arrays (or lists of boxes)."""
     field = {"segmentation": "dice", "detection": "boxes"}.get(task.kind, "scores")
     limits = {task.name: thresholds}
+    numbers = {name: options.pop(name) for name in ("resamples", "seed", "alpha", "power") if name in options}
+    if "protocol" not in options:
+        options["protocol"] = msgspec.structs.replace(usual_protocol([task]), **{"resamples": 200, **numbers})
     student_limits = {task.name: thresholds if student_thresholds is None else student_thresholds}
     return prove(
         [task],
@@ -57,7 +62,7 @@ def compare(
         References(scores={} if reference is None else {task.name: reference}, boxes={task.name: boxes}),
         Answers(**{field: {task.name: teacher}, "thresholds": limits}),
         {"onnxruntime": Answers(**{field: {task.name: student}, "thresholds": student_limits})},
-        **{"resamples": 200, **HEADER, **options},
+        **{**HEADER, **options},
     )
 
 

@@ -10,8 +10,9 @@ import pytest
 from foveola.runtime.errors import FoveolaError, UsageError
 from foveola.runtime.task import Task
 from foveola.toolkit.parity.cases import Answers, Cases, References
-from foveola.toolkit.parity.endpoints import DEFAULT_MARGINS, MEASURES
+from foveola.toolkit.parity.endpoints import MEASURES
 from foveola.toolkit.parity.evidence import decode_evidence, encode_evidence
+from foveola.toolkit.parity.metrics import METRICS
 from foveola.toolkit.parity.prove import prove
 
 from .conftest import BINARY, HEADER, Array, binary_scores, by_metric, compare, make_cases
@@ -33,7 +34,7 @@ def test_a_good_student_passes_and_a_bad_one_fails() -> None:
     assert good.verdict == "pass", [e.reason for e in good.endpoints]
     assert bad.verdict == "fail"
     assert {e.metric for e in good.endpoints} == {"auc", "sensitivity", "specificity"}
-    assert all(e.margin == DEFAULT_MARGINS[e.metric] for e in good.endpoints)
+    assert all(e.margin == METRICS[e.metric].margin for e in good.endpoints)
 
 
 def test_a_shift_against_the_threshold_fails_though_the_auc_does_not_see_it() -> None:
