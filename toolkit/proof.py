@@ -90,7 +90,7 @@ def prove_bundle(
         )
         for number, engine in enumerate(engines, 1)
     }
-    evidence = prove(
+    proof = prove(
         tasks,
         cases_of(cases),
         references_of(cases),
@@ -105,6 +105,7 @@ def prove_bundle(
             usual_protocol(tasks, bundle.manifest.name), resamples=resamples, seed=seed, teacher=teacher_digest
         ),
     )
+    evidence = proof.evidence
     (folder / "parity.json").write_bytes(encode_evidence(evidence))
     drawn = draw_flips(evidence, pictures, bundle, teacher, locked, cases)
     write_json(folder / PICTURES, drawn)

@@ -30,11 +30,13 @@ class Cases(msgspec.Struct, frozen=True, kw_only=True):
         keys: a name for each image, all different.
         patients: the patient of each image; images of one patient are one cluster.
         attributes: for subgroups: name (`sex`, `view`, `site`) -> one value a case; empty text where not known.
+        images: digest of each image file; equal ones are one case, see `prove`. Empty: nothing is known of copies.
     """
 
     keys: tuple[str, ...]
     patients: tuple[str, ...]
     attributes: dict[str, tuple[str, ...]] = {}
+    images: tuple[str, ...] = ()
 
 
 class References(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +128,8 @@ def _case_faults(cases: Cases) -> Iterator[str]:
         yield "two cases have the same key"
     if len(cases.patients) != count:
         yield f"{count} cases but {len(cases.patients)} patients"
+    if cases.images and len(cases.images) != count:
+        yield f"{count} cases but {len(cases.images)} digests of images"
     for name, values in cases.attributes.items():
         if len(values) != count:
             yield f"attribute {name!r} has {len(values)} values for {count} cases"

@@ -5,8 +5,8 @@ and one of non-inferiority, with margins fixed before. The story of `prove`: che
 it into the order of the cases' keys, measure every endpoint of every task on every engine, judge each, list the flips,
 describe the subgroups and curves. Equal material gives equal `Evidence`, whatever the order it came in.
 
-    evidence = prove(tasks, cases, references, teacher, {"onnxruntime": student}, bundle="chest", ...)
-    evidence.verdict
+    proof = prove(tasks, cases, references, teacher, {"onnxruntime": student}, protocol=protocol, bundle="chest", ...)
+    proof.evidence.verdict
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from ...runtime.task import Task
 from .cases import Answers, Cases, References, check_material, patient_codes
 from .curves import curves
 from .endpoints import measure
-from .evidence import Curve, Endpoint, Evidence, Flip, Subgroup
+from .evidence import Agreement, Change, Curve, Drift, Endpoint, Evidence, Flip, Provenance, Subgroup, Transfer
 from .flips import count_flips, find_flips, worst
 from .measured import Setting, endpoint
+from .order import Material, in_order
 from .pairing import pair
 from .protocol import Protocol, TaskRules, check_protocol, usual_protocol
 from .subgroups import subgroups, too_many_values
 from .verdict import overall
 
 MOST_FLIPS = 50  # listed, an engine and task; all are counted
+HEAVY = 0.1  # share of the cases from which one patient is named
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +42,26 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     flips: list[Flip]
     curves: list[Curve]
     notes: list[str]
+    missing: int  # answers of the student that count as the worst
+    left_out: int  # answers left out because the teacher gave none
+
+
+class Beside(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands beside the endpoints and is found elsewhere: none of it changes a verdict."""
+
+    transfers: tuple[Transfer, ...] = ()
+    agreements: tuple[Agreement, ...] = ()
+    drifts: tuple[Drift, ...] = ()
+    changes: tuple[Change, ...] = ()
+    provenance: Provenance = Provenance()
+    notes: tuple[str, ...] = ()
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """The evidence, and every flip: the evidence lists the worst only."""
+
+    evidence: Evidence
+    flips: tuple[Flip, ...]
 
 
 def prove(
@@ -50,13 +72,14 @@ def prove(
     students: Mapping[str, Answers],
     *,
     protocol: Protocol | None = None,
+    beside: Beside | None = None,
     bundle: str,
     bundle_digest: str,
     teacher_digest: str,
     data_digest: str,
     split: str,
     most_flips: int = MOST_FLIPS,
-) -> Evidence:
+) -> Proof:
     """Compare the students with their teacher and judge.
 
     Args:
@@ -66,6 +89,7 @@ def prove(
         teacher: the teacher's answers.
         students: the bundle's answers by engine, each through its own preprocessing.
         protocol: how they are judged; None: by the tasks' own margins and the usual ones.
+        beside: what was found elsewhere and belongs into the evidence.
         bundle: name of the bundle.
         bundle_digest: of the core members on which the proof was run.
         teacher_digest: of the teacher.
@@ -74,56 +98,67 @@ def prove(
         most_flips: how many flips to list for each engine and task.
 
     Raises:
-        FoveolaError: the material does not fit together, all faults at once.
+        FoveolaError: the material does not fit together, all faults at once; an image that belongs to two patients.
         UsageError: the protocol does not fit the tasks.
     """
-    chosen = protocol or usual_protocol(tasks)
+    chosen, extra = protocol or usual_protocol(tasks), beside or Beside()
     check_protocol(chosen, tasks)
     judged = judged_tasks(chosen, tasks)
     asked = [task for task, _ in judged]
     check_material(asked, cases, references, {"teacher": teacher, **students})
-    order = np.argsort(np.asarray(cases.keys, dtype=str), kind="stable")
-    cases, references = _order_cases(cases, order), _order_references(references, asked, order)
-    teacher = _order(teacher, asked, order)
-    patients = patient_codes(cases.patients)
-
-    parts: list[Part] = []
-    for engine, given in students.items():
-        student = _order(given, asked, order)
-        for task, rules in judged:
-            setting = Setting(
-                patients=patients,
-                resamples=chosen.resamples,
-                seed=chosen.seed,
-                alpha=chosen.alpha,
-                power=chosen.power,
-                rules=rules,
-            )
-            parts.append(_compare(engine, task, cases, references, teacher, student, setting))
+    material = in_order(asked, cases, references, teacher, dict(students))
+    patients = patient_codes(material.cases.patients)
+    parts = [
+        _compare(engine, task, material, _setting(chosen, rules, patients))
+        for engine in students
+        for task, rules in judged
+    ]
     flips = [flip for part in parts for flip in part.flips]
     endpoints = tuple(endpoint for part in parts for endpoint in part.endpoints)
-    of_teacher = [curve for task in asked for curve in _curves("teacher", task, references, teacher)]
-
-    return Evidence(
+    of_teacher = [curve for task in asked for curve in _curves("teacher", task, material.references, material.teacher)]
+    evidence = Evidence(
         bundle=bundle,
         bundle_digest=bundle_digest,
         teacher_digest=teacher_digest,
         data_digest=data_digest,
         protocol_digest=chosen.digest,
         split=split,
-        cases=len(cases.keys),
-        patients=len(set(cases.patients)),
+        cases=len(material.cases.keys),
+        patients=len(set(material.cases.patients)),
         alpha=chosen.alpha,
         power=chosen.power,
         resamples=chosen.resamples,
         seed=chosen.seed,
         endpoints=endpoints,
         subgroups=tuple(group for part in parts for group in part.subgroups),
+        transfers=extra.transfers,
+        agreements=extra.agreements,
+        drifts=extra.drifts,
         flips=worst(flips, most_flips),
         flip_counts=count_flips(flips),
         curves=(*of_teacher, *(curve for part in parts for curve in part.curves)),
-        notes=(*_attribute_notes(cases), *(note for part in parts for note in part.notes)),
+        changes=extra.changes,
+        policies=_policies(material, parts),
+        notes=(
+            *_attribute_notes(material.cases),
+            *_patient_notes(patients),
+            *extra.notes,
+            *(note for part in parts for note in part.notes),
+        ),
+        provenance=extra.provenance,
         verdict=overall(endpoints),
+    )
+    return Proof(evidence=evidence, flips=tuple(flips))
+
+
+def _setting(protocol: Protocol, rules: TaskRules, patients: NDArray[np.intp]) -> Setting:
+    return Setting(
+        patients=patients,
+        resamples=protocol.resamples,
+        seed=protocol.seed,
+        alpha=protocol.alpha,
+        power=protocol.power,
+        rules=rules,
     )
 
 
@@ -142,23 +177,18 @@ def judged_tasks(protocol: Protocol, tasks: Sequence[Task]) -> list[tuple[Task, 
     return found
 
 
-def _compare(
-    engine: str,
-    task: Task,
-    cases: Cases,
-    references: References,
-    teacher: Answers,
-    student: Answers,
-    setting: Setting,
-) -> Part:
-    compared = pair(task, references, teacher, student)
+def _compare(engine: str, task: Task, material: Material, setting: Setting) -> Part:
+    student = material.students[engine]
+    compared = pair(task, material.references, material.teacher, student)
     measured, notes = measure(compared, setting)
     return Part(
         endpoints=[endpoint(engine, task, one, setting) for one in measured],
-        subgroups=list(subgroups(engine, compared, cases)),
-        flips=find_flips(engine, compared, cases),
-        curves=_curves(engine, task, references, student),
+        subgroups=list(subgroups(engine, compared, material.cases)),
+        flips=find_flips(engine, compared, material.cases),
+        curves=_curves(engine, task, material.references, student),
         notes=[f"{engine}: {note}" for note in notes],
+        missing=int(compared.missing.sum()),
+        left_out=compared.left_out,
     )
 
 
@@ -177,37 +207,23 @@ def _attribute_notes(cases: Cases) -> list[str]:
     ]
 
 
-def _order_cases(cases: Cases, order: NDArray[np.intp]) -> Cases:
-    return Cases(
-        keys=tuple(cases.keys[n] for n in order),
-        patients=tuple(cases.patients[n] for n in order),
-        attributes={name: tuple(values[n] for n in order) for name, values in cases.attributes.items()},
-    )
+def _policies(material: Material, parts: Sequence[Part]) -> dict[str, int]:
+    """Count what the policies for gaps met with; see docs/proof.md, "Gaps"."""
+    return {
+        "copies of an image left out": material.copies,
+        "answers of the student missing, counted as the worst": sum(part.missing for part in parts),
+        "answers left out because the teacher gave none": sum(part.left_out for part in parts),
+    }
 
 
-def _order_references(references: References, tasks: Sequence[Task], order: NDArray[np.intp]) -> References:
-    scored, _, boxed = _names(tasks)
-    return References(
-        scores={name: references.scores[name][order] for name in scored},
-        boxes={name: tuple(references.boxes[name][n] for n in order) for name in boxed},
-    )
-
-
-def _order(answers: Answers, tasks: Sequence[Task], order: NDArray[np.intp]) -> Answers:
-    scored, masked, boxed = _names(tasks)
-    return Answers(
-        scores={name: answers.scores[name][order] for name in scored},
-        dice={name: answers.dice[name][order] for name in masked},
-        nsd={name: values[order] for name, values in answers.nsd.items() if name in masked},
-        hd95={name: values[order] for name, values in answers.hd95.items() if name in masked},
-        alike={name: values[order] for name, values in answers.alike.items() if name in masked},
-        boxes={name: tuple(answers.boxes[name][n] for n in order) for name in boxed},
-        thresholds=answers.thresholds,
-    )
-
-
-def _names(tasks: Sequence[Task]) -> tuple[list[str], list[str], list[str]]:
-    """Names of the tasks answered by scores, by masks and by boxes; what belongs to no task is not looked at."""
-    masked = [task.name for task in tasks if task.kind == "segmentation"]
-    boxed = [task.name for task in tasks if task.kind == "detection"]
-    return [task.name for task in tasks if task.name not in (*masked, *boxed)], masked, boxed
+def _patient_notes(patients: NDArray[np.intp]) -> list[str]:
+    """Say when one patient is much of the evidence: the more it is, the fewer patients the cases are worth."""
+    images = np.bincount(patients)
+    share = images.max() / images.sum() if len(images) > 1 else 0.0
+    if share < HEAVY or images.max() < 2:
+        return []
+    worth = images.sum() ** 2 / np.sum(images.astype(np.float64) ** 2)
+    return [
+        f"one patient has {images.max()} of {images.sum()} cases ({share:.0%}); in means over cases the "
+        f"{len(images)} patients weigh as much as {worth:.0f} with equally many images"
+    ]

@@ -63,7 +63,7 @@ def compare(
         Answers(**{field: {task.name: teacher}, "thresholds": limits}),
         {"onnxruntime": Answers(**{field: {task.name: student}, "thresholds": student_limits})},
         **{**HEADER, **options},
-    )
+    ).evidence
 
 
 def by_metric(evidence: Evidence, label: str = "") -> Mapping[str, Endpoint]:
