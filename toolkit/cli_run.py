@@ -144,12 +144,14 @@ def _about(path: Path) -> str:
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, object]:
+    from .parity.evidence import EVIDENCE
+
     return {
         "recipe": outcome.recipe,
         "folder": outcome.folder,
         "steps": outcome.steps,
         "verdict": outcome.verdict,
-        "proofs": [proof.folder / "parity.json" for proof in outcome.proofs],
+        "proofs": [proof.folder / EVIDENCE for proof in outcome.proofs],
         "report": _last(outcome, "report.html"),
         "bundle": _last(outcome, "*.foveola"),
         "exit_code": int(outcome.exit_code),

@@ -21,7 +21,7 @@ from types import TracebackType
 import msgspec
 
 from ..runtime.errors import ExitCode, FoveolaError
-from .parity.evidence import Evidence, Verdict, decode_evidence
+from .parity.evidence import EVIDENCE, Evidence, Verdict, decode_evidence
 from .plan import RECORD, PlannedStep, Record, in_step, input_names, list_files, make_plan, partial_folder, run_folder
 from .progress import Progress, SilentProgress
 from .recipe import DATA, Recipe
@@ -304,7 +304,7 @@ def _size(count: int) -> str:
 def _proofs(steps: Sequence[StepOutcome]) -> tuple[Proof, ...]:
     found = []
     for step in steps:
-        file = step.folder / "parity.json"
+        file = step.folder / EVIDENCE
         if file.is_file():
             found.append(Proof(step=step.step, folder=step.folder, evidence=decode_evidence(file.read_bytes())))
     return tuple(found)

@@ -22,7 +22,7 @@ from .data.arrays import prepare_arrays
 from .data.dataset import Dataset, load_mask, proof_set
 from .models.network import Teacher
 from .parity.cases import Answers
-from .parity.evidence import Evidence, Flip, encode_evidence
+from .parity.evidence import EVIDENCE, Evidence, Flip, encode_evidence
 from .parity.protocol import usual_protocol
 from .parity.prove import prove
 from .pictures import flip_picture
@@ -48,7 +48,7 @@ def prove_bundle(
     cache: Path,
     progress: Progress,
 ) -> Evidence:
-    """Write `parity.json` and `report.html`.
+    """Write `evidence.json` and `report.html`.
 
     Args:
         core: the bundle, as `make_core` wrote it.
@@ -106,7 +106,7 @@ def prove_bundle(
         ),
     )
     evidence = proof.evidence
-    (folder / "parity.json").write_bytes(encode_evidence(evidence))
+    (folder / EVIDENCE).write_bytes(encode_evidence(evidence))
     drawn = draw_flips(evidence, pictures, bundle, teacher, locked, cases)
     write_json(folder / PICTURES, drawn)
     (folder / "report.html").write_text(render_report(evidence, bundle.manifest, pictures=drawn), encoding="utf-8")

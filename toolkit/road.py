@@ -49,7 +49,7 @@ def compress_teacher(
 ) -> Evidence:
     """Distil, quantise, export, prove and sign.
 
-    `folder` then holds `<name>.foveola`, its public key, `parity.json` and `report.html`.
+    `folder` then holds `<name>.foveola`, its public key, `evidence.json` and `report.html`.
 
     Args:
         teacher: any teacher in evaluation mode; `teachers.external.GivenTeacher` makes one of a module.

@@ -47,7 +47,7 @@ from .data.arrays import Arrays, prepare_arrays
 from .data.dataset import Dataset
 from .models.network import Network, load_network, tensor_names
 from .models.student_heads import MAX_BOXES, NMS_IOU, SCORE_FLOOR, grid_boxes
-from .parity.evidence import decode_evidence
+from .parity.evidence import EVIDENCE, decode_evidence
 from .score import lock_thresholds
 from .stage import digest_path
 
@@ -242,7 +242,7 @@ def sign_core(
     """
     unsigned = read_unverified(bundle / CORE)
     members, core = dict(unsigned.members), unsigned.core_digest
-    evidence = decode_evidence((proof / "parity.json").read_bytes())
+    evidence = decode_evidence((proof / EVIDENCE).read_bytes())
     if evidence.bundle_digest != core:
         raise FoveolaError(
             str(proof), f"is the proof of bundle {evidence.bundle_digest[:12]}, not of {core[:12]}", "prove this one"
@@ -251,7 +251,7 @@ def sign_core(
         mend = "require: any signs it all the same, with its verdict inside"
         kind = ProofFailedError if evidence.verdict == "fail" else UnderpoweredError
         raise kind(name, f"is not signed, since its proof says {evidence.verdict}", mend)
-    members["parity.json"] = (proof / "parity.json").read_bytes()
+    members["parity.json"] = (proof / EVIDENCE).read_bytes()
     members["report.html"] = (proof / "report.html").read_bytes()
     private = key or demo_key(cache)
     members["model.sig"] = sign_members(members, private.read_bytes())

@@ -22,7 +22,7 @@ from ..runtime.measure import Latency, latency
 from ..runtime.predict import Predictor
 from .data.dataset import Dataset
 from .models.network import Teacher
-from .parity.evidence import decode_evidence
+from .parity.evidence import EVIDENCE, decode_evidence
 from .proof import read_pictures
 from .report import render_report
 from .table import Speed
@@ -72,7 +72,7 @@ def measure_bundle(
         speeds.append(_speed(f"student {options.arithmetic}, network alone", engine, size, alone, base))
         speeds.append(_speed(f"student {options.arithmetic}, from the file's bytes", engine, size, whole, base))
     write_json(folder / SPEEDS, speeds)
-    evidence = decode_evidence((proof_folder / "parity.json").read_bytes())
+    evidence = decode_evidence((proof_folder / EVIDENCE).read_bytes())
     page = render_report(
         evidence, bundle.manifest, pictures=read_pictures(proof_folder), speeds=speeds, machine=machine()
     )

@@ -139,7 +139,7 @@ class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         proof_set(dataset_of(work), self.split)
 
     def run(self, work: Work) -> None:
-        """Write `parity.json` and `report.html`."""
+        """Write `evidence.json`, `flips.csv` and `report.html`."""
         from .proof import prove_bundle
         from .ship import CORE
         from .teachers.load import load_teacher

@@ -25,7 +25,7 @@ from foveola.runtime.__main__ import VERBS
 from foveola.runtime.errors import FoveolaError, MissingPartError, NotVouchedError, UsageError
 from foveola.toolkit import cli
 from foveola.toolkit.cli_commands import foveola
-from foveola.toolkit.parity.evidence import Evidence, Verdict, encode_evidence
+from foveola.toolkit.parity.evidence import EVIDENCE, Evidence, Verdict, encode_evidence
 from foveola.toolkit.stage import DataStage, Stage
 from foveola.toolkit.work import Work, write_atomic
 
@@ -82,7 +82,7 @@ class Prove(Stage, frozen=True, kw_only=True):
     verdict: Verdict = "pass"
 
     def run(self, work: Work) -> None:
-        (work.folder / "parity.json").write_bytes(encode_evidence(evidence(self.verdict)))
+        (work.folder / EVIDENCE).write_bytes(encode_evidence(evidence(self.verdict)))
         (work.folder / "report.html").write_text("<p>proof</p>")
         (work.folder / "tiny.foveola").write_bytes(b"")
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from foveola.runtime.errors import ExitCode, FoveolaError, MissingPartError
-from foveola.toolkit.parity.evidence import Evidence, Verdict, encode_evidence
+from foveola.toolkit.parity.evidence import EVIDENCE, Evidence, Verdict, encode_evidence
 from foveola.toolkit.pipeline import Outcome, locked, run
 from foveola.toolkit.plan import make_plan, read_record
 from foveola.toolkit.progress import SilentProgress
@@ -103,7 +103,7 @@ class Prove(Stage, frozen=True, kw_only=True):
     verdict: Verdict = "pass"
 
     def run(self, work: Work) -> None:
-        (work.folder / "parity.json").write_bytes(encode_evidence(evidence(self.verdict)))
+        (work.folder / EVIDENCE).write_bytes(encode_evidence(evidence(self.verdict)))
         (work.folder / "report.html").write_text("<p>proof</p>")
 
 

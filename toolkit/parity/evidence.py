@@ -15,6 +15,7 @@ Verdict = Literal["pass", "fail", "underpowered"]
 VERDICTS: tuple[Verdict, ...] = ("pass", "fail", "underpowered")
 FlipKind = Literal["lost", "gained", "unknown", "disagree"]
 FORMAT = 2
+EVIDENCE, FLIPS = "evidence.json", "flips.csv"  # what a proof leaves beside its report; in a bundle `parity.json`
 
 
 class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
