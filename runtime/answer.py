@@ -113,9 +113,9 @@ def decode(
         arrays = _checked(output, raw)
         match output.task.kind:
             case "binary" | "multilabel":
-                findings += _findings(output, arrays[0])
+                findings += _findings(output, tempered(output, arrays[0]))
             case "multiclass" | "ordinal":
-                choices.append(_choice(output.task, arrays[0]))
+                choices.append(_choice(output.task, tempered(output, arrays[0])))
             case "regression":
                 measurements += _measurements(output, arrays[0])
             case "segmentation":
@@ -179,6 +179,22 @@ def probabilities(task: Task, raw: NDArray[Any]) -> Float:
     edge = np.ones_like(above[:, :1])
     graded: Float = np.concatenate([edge, above], axis=1) - np.concatenate([above, 0 * edge], axis=1)
     return graded
+
+
+def tempered(output: TaskOutput, raw: NDArray[Any]) -> NDArray[Any]:
+    """Divide raw outputs by the task's temperature; 1 leaves them as they are, bit for bit.
+
+    Raises:
+        FoveolaError: the quotient is beyond the largest number there is.
+    """
+    if output.temperature == 1.0:
+        return raw
+    with np.errstate(over="ignore"):
+        quotient: NDArray[Any] = raw / np.asarray(output.temperature, raw.dtype)
+    if not np.isfinite(quotient).all():
+        fault = f"output {output.tensors[0]!r} is infinite at temperature {output.temperature}"
+        raise FoveolaError(f"task {output.task.name}", fault, "there is no answer for this image")
+    return quotient
 
 
 def decode_boxes(

@@ -19,6 +19,7 @@ from typing import BinaryIO
 import msgspec
 
 from .errors import FoveolaError, NotVouchedError
+from .seen import SEEN
 from .signature import MAX_SIGNATURE_BYTES, SIGNATURE
 
 MIB = 1024 * 1024  # bytes
@@ -31,6 +32,7 @@ MEMBERS: dict[str, int] = {
     "openvino.bin": 256 * MIB,
     "golden.npz": 64 * MIB,
     "sbom.cdx.json": 4 * MIB,
+    SEEN: 16 * MIB,
     "parity.json": 32 * MIB,
     "report.html": 64 * MIB,
     SIGNATURE: MAX_SIGNATURE_BYTES,

@@ -11,11 +11,15 @@ from typing import Annotated, Literal
 import msgspec
 
 from .errors import FoveolaError
-from .task import Task
+from .histogram import Reference
+from .task import Kind, Task
 
 FORMAT = 1  # raised whenever an older reader would misread a newer manifest
 
+TEMPERED: tuple[Kind, ...] = ("binary", "multilabel", "multiclass", "ordinal")  # kinds that have a temperature
+
 Positive = Annotated[int, msgspec.Meta(gt=0)]
+Temperature = Annotated[float, msgspec.Meta(ge=0.01, le=100)]  # beyond it a probability says nothing any more
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
@@ -58,6 +62,8 @@ class TaskOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             sigmoid segmentation: C), as probabilities.
         mean: regression: answer = raw * std + mean, per measure.
         std: regression.
+        temperature: binary, multilabel, multiclass, ordinal: raw outputs are divided by it before they become
+            probabilities (Guo et al. 2017); 1 leaves them as they are.
         stride: detection: input pixels per grid cell.
         nms_iou: detection: overlap (IoU) above which the weaker of two boxes of a label is dropped.
         score_floor: detection: boxes below are not reported at all.
@@ -69,10 +75,20 @@ class TaskOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     thresholds: tuple[float, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    temperature: Temperature = 1.0
     stride: int = 0
     nms_iou: float = 0.5
     score_floor: float = 0.05
     max_boxes: int = 100
+
+    def __post_init__(self) -> None:
+        """Refuse a temperature that nothing would be divided by.
+
+        Raises:
+            ValueError: the kind has none.
+        """
+        if self.temperature != 1.0 and self.task.kind not in TEMPERED:
+            raise ValueError(f"task {self.task.name!r}: {self.task.kind} has no temperature")
 
 
 class OnnxRuntimeOptions(
@@ -131,6 +147,17 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     images_digest: str  # over the sorted sha256 of the image files
 
 
+class TemperatureFit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a task's temperature was fitted: negative log-likelihood a case, in nats, before and after."""
+
+    task: str
+    split: str
+    images: int
+    temperature: Temperature
+    before: float
+    after: float
+
+
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the network comes from, by digest; no time and no path, so that equal inputs give equal bytes."""
 
@@ -155,6 +182,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     engines: tuple[EngineOptions, ...]
     calibration: Calibration
     comparisons: tuple[Comparison, ...] = ()
+    temperatures: tuple[TemperatureFit, ...] = ()
+    reference: Reference | None = None
     provenance: Provenance
 
 

@@ -7,7 +7,10 @@ import click
 from .. import __version__
 from .cli_bundle import bench, inspect, keygen, predict, selftest, sign, verify
 from .cli_data import data, devices
+from .cli_evidence import evidence
+from .cli_parity import answers, parity
 from .cli_parts import Group, example
+from .cli_protocol import protocol
 from .cli_run import plan, recipes, run, schema
 
 
@@ -31,6 +34,10 @@ for command in (
     recipes,
     schema,
     data,
+    protocol,
+    answers,
+    parity,
+    evidence,
     predict,
     inspect,
     verify,

@@ -16,12 +16,16 @@ from collections.abc import Sequence
 import msgspec
 from markupsafe import Markup
 
-from .parity.evidence import Curve, Endpoint
+from .parity.evidence import Curve, Endpoint, Subgroup
 from .wording import MINUS, NOTHING, bound_digits, number, signed
 
 TEACHER = "teacher"
 PLOT = 200.0  # side of the square of a curve, in SVG units
 LEFT, TOP, RIGHT, BOTTOM = 36.0, 8.0, 8.0, 34.0  # room for the axes around it
+UNIT_TICKS = ((0.0, "0"), (0.25, ""), (0.5, "0.5"), (0.75, ""), (1.0, "1"))
+FROC = (1 / 8, 8.0)  # false positives an image, the ends of the axis
+FROC_SPAN = math.log2(FROC[1] / FROC[0])
+FROC_TICKS = ((1 / 8, "1/8"), (1 / 4, ""), (1 / 2, "1/2"), (1.0, "1"), (2.0, "2"), (4.0, ""), (8.0, "8"))
 
 # Marks by verdict, around (0, 0); their meaning is also written in the row.
 MARKS = {
@@ -90,8 +94,9 @@ def scale_of(estimates: Sequence[float], ends: Sequence[float]) -> Scale:
 
 def forest_axis(scale: Scale) -> Markup:
     """Draw the head of the forest plot's column."""
+    narrow = scale.high - scale.low > 4  # margins; then minus the margin and zero lie too close for both names
     ticks = [
-        tag("text", f"{MINUS}margin", x=scale.at(-1), y="2.1em", text_anchor="middle"),
+        tag("text", f"{MINUS}margin", x=scale.at(-1), y="2.1em", text_anchor="end" if narrow else "middle"),
         tag("text", "0", x=scale.at(0), y="2.1em", text_anchor="middle"),
         tag("text", "← worse", x=scale.at(-0.12), y="0.85em", text_anchor="end"),
         tag("text", "better →", x=scale.at(0.12), y="0.85em", text_anchor="start"),
@@ -155,17 +160,33 @@ def _described(endpoint: Endpoint) -> str:
     )
 
 
-def difference_row(value: float | None, margin: float, scale: Scale) -> Markup:
-    """Draw a difference without an interval (subgroups), on the forest plot's axis."""
+def group_row(group: Subgroup, scale: Scale) -> Markup:
+    """Draw a group's or label's difference on the forest plot's axis: a disc; flagged a cross, few patients a ring."""
+    if group.difference is None or group.margin <= 0:
+        text = tag("text", "no estimate", x=scale.at(0), dx=8, y="50%", dy="0.35em", class_="none")
+        return tag("svg", forest_lines(scale), text, class_="row", role="img", aria_label="No estimate")
     parts = [forest_lines(scale)]
-    if value is not None:
-        ratio = value / margin
-        outside = ratio < scale.low or ratio > scale.high
-        if outside:
-            parts.append(_end(ratio, scale, beyond=True, leftwards=ratio < 0))
-        else:
-            parts.append(_placed(scale.at(ratio), tag("circle", r=4, class_="dot")))
-    return tag("svg", *parts, class_="row", role="img", aria_label=f"Difference {signed(value)}")
+    margin, difference = group.margin, group.difference
+    if group.low is not None and group.high is not None:
+        ends = group.low / margin, group.high / margin
+        parts.append(tag("line", x1=scale.at(ends[0]), x2=scale.at(ends[1]), y1="50%", y2="50%", class_="interval"))
+        parts.append(_end(ends[0], scale, beyond=ends[0] < scale.low, leftwards=True))
+        parts.append(_end(ends[1], scale, beyond=ends[1] > scale.high, leftwards=False))
+    mark = MARKS["fail"] if group.flagged else Markup('<circle r="4"/>')
+    if scale.low < difference / margin < scale.high:
+        parts.append(_placed(scale.at(difference / margin), tag("g", mark, class_="mark")))
+    else:
+        parts.append(_end(difference / margin, scale, beyond=True, leftwards=difference < 0))
+    kind = "group" + (" fail" if group.flagged else "") + (" few" if group.few else "")
+    return tag("svg", *parts, class_=f"row {kind}", role="img", aria_label=f"Difference {signed(difference)}")
+
+
+def group_scale(groups: Sequence[Subgroup]) -> Scale:
+    """One axis for all groups of a table."""
+    drawn = [group for group in groups if group.margin > 0]
+    estimates = [group.difference / group.margin for group in drawn if group.difference is not None]
+    ends = [value / group.margin for group in drawn for value in (group.low, group.high) if value is not None]
+    return scale_of(estimates, ends)
 
 
 def latency_bar(latency_ms: float, p95_ms: float, longest_ms: float) -> Markup:
@@ -206,6 +227,18 @@ def calibration_figure(curves: Sequence[Curve], series: Sequence[str]) -> Markup
         for x, y, n in zip(curve.x, curve.y, counts, strict=True):
             parts.append(_mark(curve.engine, x, y, 2 + 3 * math.sqrt(n / largest), series))
     return _square(parts, f"Calibration of {_series_text(curves, series)}")
+
+
+def froc_figure(curves: Sequence[Curve], series: Sequence[str]) -> Markup:
+    """Sensitivity over false positives an image, on a logarithmic axis from 1/8 to 8 (Setio et al. 2017)."""
+    ticks = [(math.log2(value / FROC[0]) / FROC_SPAN, name) for value, name in FROC_TICKS]
+    parts = [_frame("False positives an image", "Sensitivity", ticks)]
+    for curve in _ordered(curves, series):
+        inside = [(max(x, FROC[0]), y) for x, y in zip(curve.x, curve.y, strict=True) if x <= FROC[1]]
+        if inside:
+            path = "M" + "L".join(_xy(math.log2(x / FROC[0]) / FROC_SPAN, y) for x, y in inside)
+            parts.append(tag("path", d=path, class_=f"curve s{series.index(curve.engine)}"))
+    return _square(parts, f"FROC curves of {_series_text(curves, series)}")
 
 
 def legend(series: Sequence[str]) -> Markup:
@@ -253,16 +286,19 @@ def _diagonal() -> Markup:
     return tag("line", x1=LEFT, y1=TOP + PLOT, x2=LEFT + PLOT, y2=TOP, class_="diagonal")
 
 
-def _frame(x_title: str, y_title: str) -> Markup:
-    """Axes from 0 to 1 with quiet grid lines."""
+def _frame(x_title: str, y_title: str, x_ticks: Sequence[tuple[float, str]] = UNIT_TICKS) -> Markup:
+    """Axes with quiet grid lines; the upward one from 0 to 1, the other with the ticks given."""
     parts = [tag("rect", x=LEFT, y=TOP, width=PLOT, height=PLOT, class_="frame")]
-    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x, y = LEFT + PLOT * value, TOP + PLOT * (1 - value)
+    for value, name in x_ticks:
+        x = LEFT + PLOT * value
         if 0 < value < 1:
-            parts.append(tag("path", d=f"M{x:.1f} {TOP:.1f}v{PLOT:.1f}M{LEFT:.1f} {y:.1f}h{PLOT:.1f}", class_="grid"))
-        if value != 0.25 and value != 0.75:
-            parts.append(tag("text", f"{value:g}", x=x, y=TOP + PLOT + 14, text_anchor="middle"))
-            parts.append(tag("text", f"{value:g}", x=LEFT - 6, y=y + 4, text_anchor="end"))
+            parts.append(tag("path", d=f"M{x:.1f} {TOP:.1f}v{PLOT:.1f}", class_="grid"))
+        parts.append(tag("text", name, x=x, y=TOP + PLOT + 14, text_anchor="middle"))
+    for value, name in UNIT_TICKS:
+        y = TOP + PLOT * (1 - value)
+        if 0 < value < 1:
+            parts.append(tag("path", d=f"M{LEFT:.1f} {y:.1f}h{PLOT:.1f}", class_="grid"))
+        parts.append(tag("text", name, x=LEFT - 6, y=y + 4, text_anchor="end"))
     middle = TOP + PLOT / 2
     parts.append(tag("text", x_title, x=LEFT + PLOT / 2, y=TOP + PLOT + 29, text_anchor="middle", class_="title"))
     turn = f"rotate(-90 10 {middle:.1f})"

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -18,15 +19,21 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from ..runtime.manifest import Manifest
-from . import figures, wording
+from . import figures, report_tables, wording
 from .page import page_environment, printed_digest
 from .parity.evidence import VERDICTS, Evidence, Flip, Verdict
+from .parity.flips import exemplars
+from .parity.measured import MIN_PATIENTS
+from .parity.protocol import Protocol
+from .parity.subgroups import LEAST_LABELS
 from .pictures import WIDTH
-from .report_blocks import FEW_CASES, blocks_of
+from .report_blocks import blocks_of, scales_of
+from .report_forget import group_tables, label_tables
 from .table import Speed
 
 TEMPLATE = "report.html.j2"
 FLIPS_LISTED = 100  # rows of the list of flips; all of them are counted
+COUNTS_SHOWN = 12  # lines of the counts of flips; with more, the sums by task are in sight and the labels folded
 USUAL_CALIBRATION = 128  # images; fewer are pointed out
 
 FLIP_WORDS = {
@@ -61,45 +68,94 @@ def render_report(
     pictures: Sequence[Picture] = (),
     speeds: Sequence[Speed] = (),
     machine: str = "",
+    protocol: Protocol | None = None,
 ) -> str:
     """One HTML page of a proof.
 
     Args:
         evidence: the proof.
         manifest: of the bundle that was proved.
-        pictures: the worst flips, worst first.
+        pictures: flips, in the order in which they are to be looked at (`flips_to_draw`).
         speeds: size and latency of each artefact, if they were measured.
         machine: on what `speeds` were measured.
+        protocol: under which the proof was made, for what it fixed beside the margins; None: only what the evidence
+            itself tells.
 
     Returns:
         The page; write it as UTF-8.
+
+    Raises:
+        FoveolaError: the proof was made under another protocol.
     """
-    template = _environment(manifest).get_template(TEMPLATE)
-    scale = figures.forest_scale([endpoint for endpoint in evidence.endpoints if endpoint.primary])
+    report_tables.check_same(evidence, protocol)
     series = (figures.TEACHER, *wording.engines(evidence))
-    return template.render(
-        evidence=evidence,
-        manifest=manifest,
-        pictures=pictures,
-        speeds=_bars(speeds),
-        machine=machine,
-        headline=wording.headline(evidence),
-        confidence=wording.confidence(evidence.alpha),
-        engines=wording.engines(evidence),
-        tally=_tally(evidence),
-        blocks=blocks_of(evidence, manifest, scale, series),
-        axis=figures.forest_axis(scale),
-        ground=figures.forest_ground(scale),
-        legend=figures.legend(series),
-        flip_counts=_flip_counts(evidence),
-        flip_words=FLIP_WORDS,
-        flips=evidence.flips[:FLIPS_LISTED],
-        usual_calibration=USUAL_CALIBRATION,
-        few_cases=FEW_CASES,
-        footer=f"bundle {printed_digest(evidence.bundle_digest)}",
-        input_facts=_input_facts(manifest),
-        engine_facts=[_engine_facts(options) for options in manifest.engines],
+    return (
+        _environment(manifest)
+        .get_template(TEMPLATE)
+        .render(
+            evidence=evidence,
+            manifest=manifest,
+            protocol=protocol,
+            pictures=pictures,
+            speeds=_bars(speeds),
+            machine=machine,
+            headline=wording.headline(evidence),
+            confidence=wording.confidence(evidence.alpha),
+            power=f"{100 * evidence.power:g}",
+            engines=wording.engines(evidence),
+            series=series,
+            legend=figures.legend(series),
+            tally=_tally(evidence),
+            usual_calibration=USUAL_CALIBRATION,
+            footer=f"bundle {printed_digest(evidence.bundle_digest)}",
+            input_facts=_input_facts(manifest),
+            engine_facts=[_engine_facts(options) for options in manifest.engines],
+            **_endpoint_parts(evidence, manifest, series),
+            **_other_parts(evidence, manifest, series, protocol),
+        )
     )
+
+
+def _endpoint_parts(evidence: Evidence, manifest: Manifest, series: Sequence[str]) -> dict[str, object]:
+    """Give the template the tasks with their endpoints, and the axes on which those are drawn."""
+    scales = scales_of(evidence)
+    blocks = blocks_of(evidence, manifest, scales, series)
+    return {
+        "blocks": blocks,
+        "besides": [
+            row for block in blocks for row in (*block.primary, *block.secondary) if row.resampled or row.limits
+        ],
+        "axis": figures.forest_axis(scales.primary),
+        "ground": figures.forest_ground(scales.primary),
+        "secondary": sum(len(block.secondary) for block in blocks),
+        "secondary_axis": figures.forest_axis(scales.secondary),
+        "secondary_ground": figures.forest_ground(scales.secondary),
+    }
+
+
+def _other_parts(
+    evidence: Evidence, manifest: Manifest, series: Sequence[str], protocol: Protocol | None
+) -> dict[str, object]:
+    """Give the template all that stands beside the endpoints; what there is nothing of is empty."""
+    counts = _flip_counts(evidence)
+    return {
+        "judged": report_tables.judged(evidence, manifest, protocol),
+        "rules": report_tables.rules_of(protocol),
+        "label_tables": label_tables(evidence),
+        "group_tables": group_tables(evidence),
+        "screening_level": f"{2 * evidence.alpha:g}",
+        "few": MIN_PATIENTS,
+        "least_labels": LEAST_LABELS,
+        "flip_counts": counts,
+        "flip_totals": _totals(counts) if len(counts) > COUNTS_SHOWN else [],
+        "flip_words": FLIP_WORDS,
+        "flips": evidence.flips[:FLIPS_LISTED],
+        "fitted_on": list(dict.fromkeys(row.fitted_on for row in evidence.transfers)),
+        "calibration_errors": report_tables.calibration_errors(evidence, series),
+        "agreed": report_tables.agreed(evidence.agreements),
+        "shifts": report_tables.shifts(evidence.drifts),
+        "gaps": report_tables.gaps(evidence),
+    }
 
 
 def _environment(manifest: Manifest) -> Environment:
@@ -107,6 +163,8 @@ def _environment(manifest: Manifest) -> Environment:
     environment = page_environment()
     environment.filters |= {
         "milliseconds": wording.milliseconds,
+        "number": wording.number,
+        "share": wording.share,
         "size": wording.size,
         "speed_up": wording.speed_up,
     }
@@ -138,6 +196,17 @@ def _flip_counts(evidence: Evidence) -> list[FlipCount]:
     ]
 
 
+def _totals(lines: Sequence[FlipCount]) -> list[FlipCount]:
+    """Sum the labels of each task and engine."""
+    table: dict[tuple[str, str], list[tuple[int, ...]]] = {}
+    for line in lines:
+        table.setdefault((line.task, line.engine), []).append(line.counts)
+    return [
+        FlipCount(engine, task, "", tuple(map(sum, zip(*counts, strict=True))))
+        for (task, engine), counts in table.items()
+    ]
+
+
 def _bars(speeds: Sequence[Speed]) -> list[tuple[Speed, Markup]]:
     longest = max((max(speed.latency_ms, speed.p95_ms) for speed in speeds), default=1.0)
     return [(speed, figures.latency_bar(speed.latency_ms, speed.p95_ms, longest)) for speed in speeds]
@@ -163,13 +232,21 @@ def _is_wide(png: bytes) -> bool:
 
 
 def flips_to_draw(flips: Iterable[Flip], count: int) -> list[Flip]:
-    """Choose the worst flips for pictures, each case once, so that one bad image does not fill the page.
+    """Choose flips for pictures, in the order of `exemplars`: each case once, and the tasks in turn.
+
+    One bad image does not fill the page, and a task with many decisions leaves room for masks and boxes. Lost critical
+    findings come before all turns.
 
     Args:
-        flips: as in `Evidence`, worst first.
+        flips: as in `Evidence`.
         count: how many at most.
     """
     first: dict[str, Flip] = {}
-    for flip in flips:
+    for flip in exemplars(flips):
         first.setdefault(flip.case, flip)
-    return list(first.values())[:count]
+    seen: Counter[str] = Counter()
+    turns: list[tuple[bool, int, int]] = []
+    for place, flip in enumerate(first.values()):
+        seen[flip.task] += 1
+        turns.append((not flip.critical, seen[flip.task], place))
+    return exemplars([list(first.values())[place] for _, _, place in sorted(turns)[:count]])

@@ -1,6 +1,6 @@
-"""A proof arranged task by task for the report: rows, curves and subgroups, drawn and written but not computed.
+"""A proof arranged task by task for the report: rows and curves, drawn and written but not computed.
 
-for block in blocks_of(evidence, manifest, scale, ("teacher", "onnxruntime")):
+for block in blocks_of(evidence, manifest, scales_of(evidence), ("teacher", "onnxruntime")):
     block.primary  # the lines of the forest plot
 """
 
@@ -14,10 +14,9 @@ from markupsafe import Markup
 from ..runtime.manifest import Manifest, TaskOutput
 from ..runtime.task import Kind, Task
 from . import figures, wording
-from .parity.evidence import Curve, Endpoint, Evidence, Subgroup
+from .parity.evidence import Curve, Endpoint, Evidence
 
 PANELS_SHOWN = 4  # labels of a task whose curves are not folded away
-FEW_CASES = 20  # a subgroup below this is marked as too small to read
 
 KIND_WORDS: dict[Kind, str] = {
     "binary": "binary classification",
@@ -39,7 +38,12 @@ class Row(msgspec.Struct, frozen=True):
     student: str
     difference: str
     interval: str
+    limits: str  # of agreement
+    resampled: str  # the plain bootstrap's interval
     margin: str
+    floor: str
+    provable: str  # the smallest margin that these cases could prove
+    needed: str  # cases
     count: str  # of cases
     plot: Markup
 
@@ -48,18 +52,7 @@ class Panel(msgspec.Struct, frozen=True):
     """The curves of one label."""
 
     label: str
-    roc: Markup | None
-    calibration: Markup | None
-
-
-class Stratum(msgspec.Struct, frozen=True):
-    """One subgroup on all engines."""
-
-    attribute: str
-    value: str
-    cases: int
-    few: bool
-    differences: tuple[tuple[str, str, Markup], ...]  # engine, number, drawing
+    drawings: tuple[Markup, ...]
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -69,63 +62,87 @@ class Block(msgspec.Struct, frozen=True):
     kind: str
     facts: tuple[tuple[str, str], ...]
     primary: tuple[Row, ...]
-    others: tuple[Row, ...]
-    axis: Markup  # of `others`
+    secondary: tuple[Row, ...]  # of the whole task, or of a measure
+    labels: tuple[Row, ...]
+    axis: Markup  # of `labels`
     panels: tuple[Panel, ...]
     more_panels: tuple[Panel, ...]
-    strata: tuple[Stratum, ...]
 
 
-def blocks_of(evidence: Evidence, manifest: Manifest, scale: figures.Scale, series: Sequence[str]) -> list[Block]:
+class Scales(msgspec.Struct, frozen=True):
+    """The axes that all tasks have in common."""
+
+    primary: figures.Scale
+    secondary: figures.Scale
+
+
+def scales_of(evidence: Evidence) -> Scales:
+    """Choose the axes of the primary and of the secondary endpoints."""
+    primary = [endpoint for endpoint in evidence.endpoints if endpoint.primary]
+    secondary = [endpoint for endpoint in evidence.endpoints if not endpoint.primary and not endpoint.label]
+    return Scales(figures.forest_scale(primary), figures.forest_scale(secondary))
+
+
+def blocks_of(evidence: Evidence, manifest: Manifest, scales: Scales, series: Sequence[str]) -> list[Block]:
     """Arrange a proof task by task.
 
     Args:
         evidence: the proof.
         manifest: of the bundle; a task that it does not know is shown without its classes.
-        scale: the axis of the primary endpoints, common to all tasks.
+        scales: the axes common to all tasks.
         series: `teacher`, then the engines: the order that decides line and colour of each curve.
     """
     outputs = {output.task.name: output for output in manifest.outputs}
     names = dict.fromkeys(endpoint.task for endpoint in evidence.endpoints)
-    return [_block(name, evidence, outputs.get(name), scale, series) for name in names]
+    return [_block(name, evidence, outputs.get(name), scales, series) for name in names]
 
 
-def _block(
-    name: str, evidence: Evidence, output: TaskOutput | None, scale: figures.Scale, series: Sequence[str]
-) -> Block:
+def _block(name: str, evidence: Evidence, output: TaskOutput | None, scales: Scales, series: Sequence[str]) -> Block:
     endpoints = wording.in_reading_order([endpoint for endpoint in evidence.endpoints if endpoint.task == name])
     task = output.task if output else None
-    others = [endpoint for endpoint in endpoints if not endpoint.primary]
-    wide = figures.forest_scale(others)
+    secondary = [endpoint for endpoint in endpoints if not endpoint.primary and _is_whole(endpoint, task)]
+    labels = [endpoint for endpoint in endpoints if not endpoint.primary and not _is_whole(endpoint, task)]
+    wide = figures.forest_scale(labels)
     panels = _panels(name, evidence, endpoints, series)
     return Block(
         name=name,
         kind=KIND_WORDS[task.kind] if task else "",
         facts=_facts(output, endpoints),
-        primary=tuple(_row(endpoint, task, scale) for endpoint in endpoints if endpoint.primary),
-        others=tuple(_row(endpoint, task, wide) for endpoint in others),
+        primary=tuple(_row(endpoint, task, scales.primary) for endpoint in endpoints if endpoint.primary),
+        secondary=tuple(_row(endpoint, task, scales.secondary) for endpoint in secondary),
+        labels=tuple(_row(endpoint, task, wide) for endpoint in labels),
         axis=figures.forest_axis(wide),
         panels=panels[:PANELS_SHOWN],
         more_panels=panels[PANELS_SHOWN:],
-        strata=_strata([group for group in evidence.subgroups if group.task == name], _judged(endpoints, task)),
     )
+
+
+def _is_whole(endpoint: Endpoint, task: Task | None) -> bool:
+    """Whether a row is of the whole task; a measure of several is not a label among others."""
+    return not endpoint.label or (task is not None and task.kind == "regression")
 
 
 def _row(endpoint: Endpoint, task: Task | None, scale: figures.Scale) -> Row:
     count = wording.digits(endpoint)
     name = wording.metric_name(endpoint.metric, task.kind if task else None, endpoint.label)
-    if endpoint.metric == "mae" and task and task.unit:
+    if endpoint.metric in ("mae", "bias") and task and task.unit:
         name = f"{name}, {task.unit}"
     fine = wording.bound_digits(endpoint)
-    known = endpoint.low is not None and endpoint.high is not None
+    limits = wording.span(*endpoint.limits, count) if endpoint.limits else ""
+    resampled = wording.span(*endpoint.resampled, count) if endpoint.resampled else ""
     return Row(
         endpoint=endpoint,
-        title=name if endpoint.label or name.startswith("mAP") else name[:1].upper() + name[1:],
+        title=name if endpoint.label else wording.title(name),
         teacher=wording.number(endpoint.teacher, count),
         student=wording.number(endpoint.student, count),
         difference=wording.signed(endpoint.difference, count),
-        interval=f"{wording.signed(endpoint.low, fine)} to {wording.signed(endpoint.high, count)}" if known else "",
+        interval=wording.span(endpoint.low, endpoint.high, count, fine),
+        limits=limits,
+        resampled=resampled,
         margin=wording.number(endpoint.margin, fine),
+        floor="" if endpoint.floor is None else wording.number(endpoint.floor, count),
+        provable=wording.number(endpoint.provable_margin, fine),
+        needed="" if endpoint.needed_cases is None else wording.thousands(endpoint.needed_cases),
         count=_count(endpoint, task),
         plot=figures.forest_row(endpoint, scale),
     )
@@ -151,10 +168,14 @@ def _facts(output: TaskOutput | None, endpoints: Sequence[Endpoint]) -> tuple[tu
         return tuple(facts)
     task = output.task
     facts.append(("classes", wording.listed(task.classes)))
+    if task.critical:
+        facts.append(("critical", wording.listed(task.critical)))
     if output.thresholds:
         positives = task.classes[1:] if task.kind == "binary" else task.classes
         pairs = zip(positives, output.thresholds, strict=True)
         facts.append(("locked thresholds", ", ".join(f"{label} {wording.number(value)}" for label, value in pairs)))
+    if output.temperature != 1.0:
+        facts.append(("temperature", f"{output.temperature:.4g}"))
     return tuple(facts)
 
 
@@ -176,13 +197,19 @@ def _panels(name: str, evidence: Evidence, endpoints: Sequence[Endpoint], series
 
 
 def _panel(label: str, curves: Sequence[Curve], points: Sequence[figures.Point], series: Sequence[str]) -> Panel:
-    roc = [curve for curve in curves if curve.kind == "roc"]
-    calibration = [curve for curve in curves if curve.kind == "calibration"]
-    return Panel(
-        label=label,
-        roc=figures.roc_figure(roc, points, series) if roc else None,
-        calibration=figures.calibration_figure(calibration, series) if calibration else None,
-    )
+    drawn: list[Markup] = []
+    for kind in ("roc", "calibration", "froc"):
+        same = [curve for curve in curves if curve.kind == kind]
+        match kind if same else "":
+            case "roc":
+                drawn.append(figures.roc_figure(same, points, series))
+            case "calibration":
+                drawn.append(figures.calibration_figure(same, series))
+            case "froc":
+                drawn.append(figures.froc_figure(same, series))
+            case _:
+                pass
+    return Panel(label, tuple(drawn))
 
 
 def _operating_points(endpoints: Sequence[Endpoint]) -> list[figures.Point]:
@@ -198,27 +225,3 @@ def _operating_points(endpoints: Sequence[Endpoint]) -> list[figures.Point]:
         if sensitivity.student is not None and specificity.student is not None:
             points.append(figures.Point(engine, 1 - specificity.student, sensitivity.student))
     return points
-
-
-def _judged(endpoints: Sequence[Endpoint], task: Task | None) -> Endpoint | None:
-    """Find the endpoint whose metric the subgroups describe."""
-    primary = [endpoint for endpoint in endpoints if endpoint.primary]
-    wanted = [endpoint for endpoint in primary if task is None or endpoint.metric == task.metric]
-    return next(iter(wanted or primary), None)
-
-
-def _strata(groups: Sequence[Subgroup], judged: Endpoint | None) -> tuple[Stratum, ...]:
-    if judged is None or judged.margin <= 0:
-        return ()
-    count = wording.digits(judged)
-    scale = figures.scale_of([g.difference / judged.margin for g in groups if g.difference is not None], ())
-    strata: list[Stratum] = []
-    for attribute, value in dict.fromkeys((group.attribute, group.value) for group in groups):
-        same = [group for group in groups if (group.attribute, group.value) == (attribute, value)]
-        drawn = tuple(
-            (g.engine, wording.signed(g.difference, count), figures.difference_row(g.difference, judged.margin, scale))
-            for g in same
-        )
-        cases = max(group.cases for group in same)
-        strata.append(Stratum(attribute, value, cases, cases < FEW_CASES, drawn))
-    return tuple(strata)

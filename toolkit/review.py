@@ -27,6 +27,7 @@ from .data.dataset import Dataset, proof_set
 from .models.network import Network, Teacher
 from .parity.cases import patient_codes
 from .parity.measured import Setting
+from .parity.protocol import TaskRules
 from .review_page import render_review
 from .review_record import ALPHA, Attention, Review, TeacherReview, TrainingReview
 from .teachers.attention import Pick, grad_cam, heat_picture, network_for, pick_cases
@@ -77,7 +78,9 @@ def review_teachers(
     """
     cases = cases_to_review(dataset, split)
     patients = patient_codes([sample.patient for sample in cases.samples])
-    setting = Setting(patients=patients, resamples=resamples, seed=seed, alpha=ALPHA)
+    setting = Setting(
+        patients=patients, resamples=resamples, seed=seed, alpha=ALPHA, power=0.8, rules=TaskRules(endpoints={})
+    )
     found, drawn, pngs = [], [], []
     for number, (name, path) in enumerate(teachers.items()):
 

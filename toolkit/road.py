@@ -131,7 +131,6 @@ def compress_teacher(
         seed=seed,
         teacher_digest=digest,
         folder=folder,
-        cache=cache,
         progress=_silent,
     )
     sign_core(folder, folder, name=name, key=key, require="any", folder=folder, cache=cache)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..runtime.answer import probabilities
-from ..runtime.errors import UsageError
 from ..runtime.task import Task
 from .answers import RawAnswers
 from .course import Scores
@@ -23,6 +22,7 @@ from .data.masks import IGNORE
 from .parity.class_endpoints import quadratic_kappa
 from .parity.delong import auc
 from .parity.detection import average_precision, match_class
+from .parity.threshold import lock_threshold
 
 Scale = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]  # task -> mean and standard deviation of its measures
 
@@ -112,51 +112,6 @@ def _detection_score(
     present = [k for k in range(len(task.classes)) if any((one[:, 4] == k).any() for one in truths)]
     areas = [average_precision(match_class(answers, truths, label)) for label in present]
     return float(np.mean(areas)) if areas else None
-
-
-def lock_threshold(rule: str, positive: NDArray[np.bool_], probability: NDArray[np.float64]) -> float:
-    """The probability at and above which the answer is yes, by a rule, on validation data.
-
-    Args:
-        rule: `youden` (largest sensitivity + specificity), `fixed:P`, `sensitivity:S` (highest threshold that reaches
-            S) or `specificity:S` (lowest that reaches S).
-        positive: reference standard.
-        probability: answers; of the same length.
-
-    Returns:
-        A threshold halfway between two neighbouring answers, so that rounding does not move a case across it. With one
-        class only, 0.5.
-    """
-    name, _, value = rule.partition(":")
-    if name == "fixed":
-        return _share(rule, value)
-    if name not in ("youden", "sensitivity", "specificity"):
-        raise UsageError(
-            f"operating point {rule!r}", "unknown rule", "use youden, fixed:P, sensitivity:S or specificity:S"
-        )
-    if positive.all() or not positive.any():
-        return 0.5
-    levels = np.unique(probability)
-    cuts = np.concatenate(([levels[0] / 2], (levels[1:] + levels[:-1]) / 2, [(levels[-1] + 1) / 2]))
-    yes = probability[None, :] >= cuts[:, None]
-    sensitivity, specificity = yes[:, positive].mean(1), 1 - yes[:, ~positive].mean(1)
-    if name == "youden":
-        best = np.flatnonzero(np.isclose(sensitivity + specificity, (sensitivity + specificity).max()))
-        return float(cuts[best[len(best) // 2]])
-    wanted = _share(rule, value)
-    if name == "sensitivity":
-        return float(cuts[np.flatnonzero(sensitivity >= wanted)[-1]])
-    return float(cuts[np.flatnonzero(specificity >= wanted)[0]])
-
-
-def _share(rule: str, value: str) -> float:
-    try:
-        share = float(value)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise UsageError(f"operating point {rule!r}", "the number after ':' is not between 0 and 1")
-    return share
 
 
 def lock_thresholds(tasks: Sequence[Task], answers: RawAnswers, arrays: Arrays) -> dict[str, tuple[float, ...]]:

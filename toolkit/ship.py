@@ -23,9 +23,12 @@ from ..export.onnx_graph import export_onnx
 from ..export.openvino_ir import write_ir
 from ..export.sbom import sbom_json
 from ..export.signing import make_keys, sign_members
+from ..runtime.answer import decode, tempered
 from ..runtime.bundle import Bundle, read_unverified, write_bundle
 from ..runtime.engine import Session, open_session
 from ..runtime.errors import FoveolaError, ProofFailedError, UnderpoweredError
+from ..runtime.histogram import Reference, answer_features, histograms, input_features
+from ..runtime.image import decode_image, prepare
 from ..runtime.manifest import (
     FORMAT,
     Calibration,
@@ -38,6 +41,7 @@ from ..runtime.manifest import (
     encode_manifest,
 )
 from ..runtime.predict import Predictor
+from ..runtime.seen import SEEN, encode_seen
 from ..runtime.selftest import GOLDEN, make_golden
 from ..runtime.task import Task
 from .answers import RawAnswers
@@ -47,9 +51,10 @@ from .data.arrays import Arrays, prepare_arrays
 from .data.dataset import Dataset
 from .models.network import Network, load_network, tensor_names
 from .models.student_heads import MAX_BOXES, NMS_IOU, SCORE_FLOOR, grid_boxes
-from .parity.evidence import EVIDENCE, decode_evidence
+from .parity.evidence import EVIDENCE, PROOF, decode_evidence
 from .score import lock_thresholds
 from .stage import digest_path
+from .temperature import read_temperatures, warmed
 
 CORE = "core.foveola"
 Progress = Callable[[int, int, str], None]
@@ -102,8 +107,10 @@ def make_core(
     val = prepare_arrays(dataset.subset("val"), network.input, cache=cache)
     if len(val) == 0:
         raise FoveolaError(str(dataset.root), "no case in split 'val'", "thresholds are locked there; add some")
-    answers = session_answers(sessions[engines[0]], network, val.images)
-    outputs = task_outputs(network, lock_thresholds(network.tasks, answers, val))
+    fits = read_temperatures(of)
+    warmth = {fit.task: fit.temperature for fit in fits}
+    answers = warmed(session_answers(sessions[engines[0]], network, val.images), warmth)
+    outputs = task_outputs(network, lock_thresholds(network.tasks, answers, val), warmth)
 
     progress(2, 4, "comparing every artefact with torch")
     comparisons = tuple(_compare(one, session, network, outputs, val, compare) for one, session in sessions.items())
@@ -117,6 +124,7 @@ def make_core(
         engines=tuple(options),
         calibration=calibration,
         comparisons=comparisons,
+        temperatures=fits,
         provenance=Provenance(
             recipe=name,
             recipe_digest=recipe_digest,
@@ -128,6 +136,11 @@ def make_core(
         ),
     )
     progress(3, 4, "writing self-test and bill of materials")
+    members[SEEN] = encode_seen(sample.sha256 for sample in dataset.samples if sample.split != "test")
+    members["manifest.json"] = encode_manifest(manifest)
+    bundle = write_bundle(folder / CORE, members)
+    described = describe_reference(Predictor(bundle, engines[0]), dataset.subset("val"), "val")
+    manifest = msgspec.structs.replace(manifest, reference=described)
     members["manifest.json"] = encode_manifest(manifest)
     bundle = write_bundle(folder / CORE, members)
     calibrated_on = dataset.subset("calibration") if len(dataset.subset("calibration")) else dataset.subset("val")
@@ -159,8 +172,40 @@ def _artefacts(
     return options, members, calibration
 
 
-def task_outputs(network: Network, locked: Mapping[str, tuple[float, ...]]) -> tuple[TaskOutput, ...]:
-    """How the graph's raw outputs become answers, with the thresholds that were locked."""
+def describe_reference(predictor: Predictor, dataset: Dataset, split: str) -> Reference | None:
+    """Histograms of images and answers, by which a drift can be seen later.
+
+    An image that is refused is left out, and counted nowhere; None where all are.
+    """
+    inputs: dict[str, list[float]] = {}
+    answers: dict[str, list[float]] = {}
+    patients: list[str] = []
+    manifest = predictor.manifest
+    for sample in dataset.samples:
+        try:
+            x_CHW, geometry = prepare(decode_image(sample.path), manifest.input)
+            prediction = decode(manifest.outputs, predictor.run(x_CHW[None]), geometry, manifest.input)
+        except FoveolaError:
+            continue
+        patients.append(sample.patient)
+        for kept, found in ((inputs, input_features(x_CHW)), (answers, answer_features(prediction))):
+            for name, value in found.items():
+                kept.setdefault(name, []).append(value)
+    if not patients:
+        return None
+    return Reference(
+        split=split,
+        images=len(patients),
+        patients=len(set(patients)),
+        inputs=histograms({name: np.array(values) for name, values in inputs.items()}),
+        answers=histograms({name: np.array(values) for name, values in answers.items()}),
+    )
+
+
+def task_outputs(
+    network: Network, locked: Mapping[str, tuple[float, ...]], warmth: Mapping[str, float] | None = None
+) -> tuple[TaskOutput, ...]:
+    """How the graph's raw outputs become answers, with the thresholds that were locked and the temperatures."""
     outputs = []
     for task in network.tasks:
         mean, std = network.target_scale.get(task.name, ((), ()))
@@ -172,6 +217,7 @@ def task_outputs(network: Network, locked: Mapping[str, tuple[float, ...]]) -> t
                 thresholds=locked.get(task.name, ()),
                 mean=mean,
                 std=std,
+                temperature=(warmth or {}).get(task.name, 1.0),
                 stride=network.architecture.box_stride if boxes else 0,
                 nms_iou=NMS_IOU,
                 score_floor=SCORE_FLOOR,
@@ -204,16 +250,21 @@ def session_answers(session: Session, network: Network, images: NDArray[np.float
 def _compare(
     engine: EngineName, session: Session, network: Network, outputs: Sequence[TaskOutput], val: Arrays, count: int
 ) -> Comparison:
-    """One artefact against torch on the first images of the validation split."""
+    """One artefact against torch on the first images of the validation split, both at the temperatures that ship."""
 
     def pairs() -> Iterator[tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]]:
         for i in range(min(count, len(val))):
             x = np.array(val.images[i : i + 1])
             with torch.inference_mode():
                 reference = {name: raw.numpy() for name, raw in network(torch.from_numpy(x)).items()}
-            yield reference, session.run(x)
+            yield _tempered(outputs, reference), _tempered(outputs, session.run(x))
 
     return compare_engines(engine, pairs(), outputs)
+
+
+def _tempered(outputs: Sequence[TaskOutput], raw: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Divide raw outputs by the tasks' temperatures: the locked thresholds are meant for these."""
+    return {**raw, **{one.tensors[0]: tempered(one, raw[one.tensors[0]]) for one in outputs}}
 
 
 def sign_core(
@@ -251,7 +302,7 @@ def sign_core(
         mend = "require: any signs it all the same, with its verdict inside"
         kind = ProofFailedError if evidence.verdict == "fail" else UnderpoweredError
         raise kind(name, f"is not signed, since its proof says {evidence.verdict}", mend)
-    members["parity.json"] = (proof / EVIDENCE).read_bytes()
+    members[PROOF] = (proof / EVIDENCE).read_bytes()
     members["report.html"] = (proof / "report.html").read_bytes()
     private = key or demo_key(cache)
     members["model.sig"] = sign_members(members, private.read_bytes())

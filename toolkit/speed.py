@@ -24,6 +24,7 @@ from .data.dataset import Dataset
 from .models.network import Teacher
 from .parity.evidence import EVIDENCE, decode_evidence
 from .proof import read_pictures
+from .provenance import here
 from .report import render_report
 from .table import Speed
 from .teachers.load import load_teacher
@@ -106,17 +107,8 @@ def name_teacher(teacher: Teacher) -> str:
 
 def machine() -> str:
     """Name the machine in one line: processor and number of threads."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [
-            line
-            for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-            if line.startswith("model name")
-        ]
-        if lines:
-            model = lines[0].split(":", 1)[1].strip()
-    return f"{model}, {torch.get_num_threads()} threads, {platform.system()}"
+    hardware = here().hardware
+    return f"{hardware['processor']}, {torch.get_num_threads()} threads, {platform.system()}"
 
 
 def _graph_bytes(bundle: Bundle, engine: str) -> int:

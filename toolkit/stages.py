@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from .stage import Stage
 from .stages_artefact import Bench, Export, Parity, Quantize, Sign
+from .stages_calibrate import Calibrate
 from .stages_data import Manifest, Phantom
 from .stages_join import Join
 from .stages_network import Distill, Load, Train
+from .stages_pack import MakePack
+from .stages_protocol import FixProtocol
 from .stages_review import Review
 from .stages_teachers import Continual, Finetune, Pretrain
 from .stages_team import Team
@@ -26,10 +29,13 @@ STAGES: dict[str, type[Stage]] = {
     "load": Load,
     "team": Team,
     "review": Review,
+    "protocol": FixProtocol,
     "distill": Distill,
     "quantize": Quantize,
+    "calibrate": Calibrate,
     "export": Export,
     "parity": Parity,
     "sign": Sign,
+    "pack": MakePack,
     "bench": Bench,
 }

@@ -75,7 +75,7 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     INPUTS = ("of",)
-    ACCEPTS = {"of": ("quantize", "distill")}  # noqa: RUF012
+    ACCEPTS = {"of": ("calibrate", "quantize", "distill")}  # noqa: RUF012
     USES = frozenset({"tasks", "device"})
 
     of: str
@@ -117,17 +117,19 @@ class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     Args:
         bundle: the step of the bundle.
         against: the step of the teacher.
-        split: the images of the proof.
-        resamples: of the patient bootstrap.
+        protocol: the step that fixed the protocol; empty judges by the tasks' margins and the usual ones.
+        split: the images of the proof, where no protocol says it.
+        resamples: of the patient bootstrap, where no protocol says it.
         pictures: how many of the worst flips the report shows.
     """
 
-    INPUTS = ("bundle", "against")
-    ACCEPTS = {"bundle": ("export",), "against": TEACHERS}  # noqa: RUF012
+    INPUTS = ("bundle", "against", "protocol")
+    ACCEPTS = {"bundle": ("export",), "against": TEACHERS, "protocol": ("protocol",)}  # noqa: RUF012
     USES = frozenset({"tasks", "margins"})
 
     bundle: str
     against: str
+    protocol: str = ""
     split: Literal["test", "val"] = "test"
     resamples: Annotated[int, Meta(ge=100)] = 2000
     pictures: Annotated[int, Meta(ge=0, le=50)] = 8
@@ -142,6 +144,7 @@ class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """Write `evidence.json`, `flips.csv` and `report.html`."""
         from .proof import prove_bundle
         from .ship import CORE
+        from .stages_protocol import read_step
         from .teachers.load import load_teacher
         from .train import read_locked
 
@@ -150,13 +153,13 @@ class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             load_teacher(work.inputs["against"]),
             read_locked(work.inputs["against"]),
             dataset_of(work),
+            protocol=read_step(work.inputs["protocol"]) if self.protocol else None,
             split=self.split,
             resamples=self.resamples,
             pictures=self.pictures,
             seed=work.seed,
             teacher_digest=work.digests["against"],
             folder=work.folder,
-            cache=work.cache,
             progress=work.progress,
         )
 

@@ -29,6 +29,36 @@ METRIC_NAMES = {
     "mae": "mean absolute error",
     "dice": "Dice",
     "map50": "AP at IoU 0.5",
+    "brier": "Brier score",
+    "logloss": "log loss",
+    "critical_loss": "critical positives lost",
+    "bias": "bias",
+    "nsd": "surface Dice (NSD)",
+    "hd95": "surface distance (HD95)",
+    "sensitivity_at_fp": "sensitivity at fixed false positives",
+    "froc": "FROC score",
+}
+AVERAGED: dict[Kind, tuple[str, ...]] = {  # metrics whose whole-task value is a mean over labels
+    "multilabel": ("auc", "sensitivity", "specificity", "brier", "logloss"),
+    "segmentation": ("dice", "nsd", "hd95"),
+    "detection": ("map50", "sensitivity_at_fp", "froc"),
+}
+IN_UNITS = ("mae", "bias", "hd95")  # metrics whose numbers may be of any size
+
+AGREEMENTS = {
+    "decisions": "equal decisions",
+    "dice": "mean Dice of the two masks",
+    "value": "values alike",
+    "boxes": "boxes alike",
+}
+
+# What is done about each gap; the keys are those of `Evidence.policies`, docs/proof.md has the whole list.
+POLICIES = {
+    "copies of an image left out": "An image that is there twice counts once; the first by its key stays.",
+    "answers of the student missing, counted as the worst": "Ranked and decided wrongly, the farthest grade, the "
+    "largest error, Dice 0, no box: a student gains nothing by refusing a case.",
+    "answers left out because the teacher gave none": "The case leaves the endpoint: counting it as wrong would help "
+    "the student.",
 }
 
 ANSWER_NAMES: dict[Kind, str] = {
@@ -51,17 +81,26 @@ class Headline(msgspec.Struct, frozen=True):
 def metric_name(metric: str, kind: Kind | None, label: str = "") -> str:
     """Name a metric as the field does; averages over labels say that they are averages."""
     name = METRIC_NAMES.get(metric, metric)
-    averaged = not label and (kind in ("multilabel", "segmentation", "detection"))
-    if averaged:
-        return f"mean {name}" if metric != "map50" else "mAP at IoU 0.5"
-    return name
+    if label or kind is None or metric not in AVERAGED.get(kind, ()):
+        return name
+    return f"mean {name}" if metric != "map50" else "mAP at IoU 0.5"
+
+
+def title(name: str) -> str:
+    """Begin a metric's name with a capital, but for one that is written otherwise."""
+    return name if name.startswith("mAP") else name[:1].upper() + name[1:]
 
 
 def digits(endpoint: Endpoint) -> int:
-    """Decimals for an endpoint's numbers: three, or three figures of the margin where the metric has a unit."""
-    if endpoint.metric != "mae" or endpoint.margin <= 0:  # the default margin of a constant reference is 0
+    """Decimals for an endpoint's numbers."""
+    return digits_of(endpoint.metric, endpoint.margin)
+
+
+def digits_of(metric: str, margin: float) -> int:
+    """Decimals for a metric's numbers: three, or three figures of the margin where the metric has a unit."""
+    if metric not in IN_UNITS or margin <= 0:  # the default margin of a constant reference is 0
         return 3
-    return min(max(2 - math.floor(math.log10(endpoint.margin)), 1), MOST_DIGITS)
+    return min(max(2 - math.floor(math.log10(margin)), 1), MOST_DIGITS)
 
 
 def bound_digits(endpoint: Endpoint) -> int:
@@ -90,6 +129,25 @@ def signed(value: float | None, decimals: int = 3) -> str:
     if value is None or math.isnan(value) or text.startswith(MINUS) or float(text) == 0:
         return text
     return f"+{text}"
+
+
+def span(low: float | None, high: float | None, decimals: int = 3, low_decimals: int | None = None) -> str:
+    """Write an interval of differences; empty where an end is not known."""
+    if low is None or high is None:
+        return ""
+    return f"{signed(low, decimals if low_decimals is None else low_decimals)} to {signed(high, decimals)}"
+
+
+def p_value(p: float | None) -> str:
+    """Write a p as far as anybody reads it."""
+    if p is None:
+        return NOTHING
+    return "< 0.001" if p < 0.001 else number(p)
+
+
+def share(value: float | None) -> str:
+    """Write a share in percent, whole."""
+    return NOTHING if value is None else f"{100 * value:.0f} %"
 
 
 def compact(value: float) -> str:
@@ -167,8 +225,9 @@ def listed(names: Sequence[str]) -> str:
 
 
 def engines(evidence: Evidence) -> tuple[str, ...]:
-    """Engines of a proof, in the order in which they first appear."""
-    return tuple(dict.fromkeys(endpoint.engine for endpoint in evidence.endpoints))
+    """Engines of a proof, in the order in which they first appear; without endpoints, those that were compared."""
+    proved, compared = evidence.endpoints, evidence.agreements
+    return tuple(dict.fromkeys([*(row.engine for row in proved), *(row.engine for row in compared)]))
 
 
 def in_reading_order(endpoints: Sequence[Endpoint]) -> list[Endpoint]:
@@ -182,6 +241,12 @@ def in_reading_order(endpoints: Sequence[Endpoint]) -> list[Endpoint]:
 def headline(evidence: Evidence) -> Headline:
     """Say the overall verdict in one plain sentence, and what it means."""
     primary = [endpoint for endpoint in evidence.endpoints if endpoint.primary]
+    if not primary and evidence.agreements:
+        return Headline(
+            "Undecided: without a reference standard nothing can be proved.",
+            "Only the agreement of the student with its teacher is described below; who is right where they differ, "
+            "nobody knows.",
+        )
     if not primary:
         return Headline("Undecided: the proof has no primary endpoint.", "Nothing was compared, so nothing is claimed.")
     match evidence.verdict:

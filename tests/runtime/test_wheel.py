@@ -7,60 +7,28 @@ no index to be reached.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PARTS = ("runtime", "devices", "export", "recipes", "toolkit")
+from foveola.tests.environments import ROOT, build_wheel, found_packages, make_environment, pip, run
+
 HEAVY = ("torch", "click", "onnx", "scipy", "yaml", "nncf", "rich", "matplotlib")
-UNREACHABLE = ("Temporary failure in name resolution", "Network is unreachable", "Connection refused", "NewConnection")
-
-
-def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    clean = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "FOVEOLA_KEY")
-    }
-    return subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=clean, capture_output=True, text=True, check=False
-    )
-
-
-def pip(python: Path | str, *arguments: str, cwd: Path) -> None:
-    ended = run(python, "-m", "pip", "-q", "--disable-pip-version-check", *arguments, cwd=cwd)
-    if ended.returncode and any(word in ended.stderr for word in UNREACHABLE):
-        pytest.skip(f"no package index can be reached: {ended.stderr.strip().splitlines()[-1]}")
-    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, so that nothing is left in the checkout."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for part in PARTS:
-        shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in ROOT.iterdir():
-        if path.is_file():
-            shutil.copy(path, source)
-    pip(sys.executable, "wheel", "--no-deps", "--no-build-isolation", "-w", str(target), str(source), cwd=target)
-    (built,) = target.glob("foveola-*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """Python of an environment that holds the base install and nothing else."""
-    folder = tmp_path_factory.mktemp("device")
-    venv.create(folder / "venv", with_pip=True, symlinks=True)
-    python = folder / "venv" / "bin" / "python"
-    pip(python, "install", str(wheel), cwd=folder)
-    return python
+    return make_environment(tmp_path_factory.mktemp("device"), str(wheel))
 
 
 def test_the_wheel_holds_the_runtime_and_its_type_mark(wheel: Path) -> None:
@@ -83,8 +51,7 @@ def test_the_base_install_predicts_and_an_engine_can_be_added(
         words = ("predict", bundle, picture, "--engine", engine, "--key", key, "--json")
         return run(device, "-I", "-W", "error", "-m", "foveola.runtime", *words, cwd=tmp_path)
 
-    look = f"import importlib.util as u; print([m for m in {HEAVY!r} if u.find_spec(m)])"
-    assert run(device, "-I", "-c", look, cwd=tmp_path).stdout.strip() == "[]"
+    assert found_packages(device, HEAVY, tmp_path) == "[]"
     first = predict("onnxruntime")
     assert first.returncode == 0, first.stderr
     missing = predict("openvino")
@@ -95,7 +62,7 @@ def test_the_base_install_predicts_and_an_engine_can_be_added(
 
     second = predict("openvino")
     assert second.returncode == 0, second.stderr
-    assert run(device, "-I", "-c", look, cwd=tmp_path).stdout.strip() == "[]"
+    assert found_packages(device, HEAVY, tmp_path) == "[]"
     here, there = (json.loads(ended.stdout)["images"][0]["prediction"] for ended in (first, second))
     for one, other in zip(here["findings"], there["findings"], strict=True):
         assert one["label"] == other["label"]

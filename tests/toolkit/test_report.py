@@ -441,7 +441,8 @@ def test_every_section_is_there(report: str) -> None:
     names = {value for tag, name, value in Page(report).attributes if (tag, name) == ("section", "id")}
 
     assert names == {
-        "endpoints", "notes", "artefacts", "flips", "tasks", "engines", "calibration", "provenance", "reading"
+        "endpoints", "protocol", "notes", "forgotten", "flips", "tasks", "artefacts", "engines", "calibration",
+        "provenance", "reading",
     }  # fmt: skip
 
 

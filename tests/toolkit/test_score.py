@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from foveola.runtime.errors import UsageError
-from foveola.toolkit.score import lock_threshold
+from foveola.toolkit.parity.threshold import lock_threshold
 
 RNG = np.random.default_rng(0)
 POSITIVE = RNG.random(200) < 0.4

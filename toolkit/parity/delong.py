@@ -8,6 +8,10 @@ is DeLong's variance exactly.
 Over several labels the macro AUC is the mean of the labels' AUCs; its variance comes from the same sums, added over the
 labels within each patient, so that labels of one patient need not be independent.
 
+The interval is Student's t, corrected for skewness (`tilted.py`): with few positive patients, or positives of which the
+student forgets some, the difference has a long tail below. An AUC is no mean, so its third cumulant has a term from
+pairs of a positive and a negative; it too comes from sorted scores, in n log n.
+
     comparison = compare_auc(truth, teacher_scores, student_scores, patients)
     comparison.difference, comparison.se
 """
@@ -22,6 +26,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
 from .cases import Array, sum_by_patient
+from .tilted import NOTHING, Spread, effective, spread_of, unseen
 
 
 class AucComparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +40,11 @@ class AucComparison(msgspec.Struct, frozen=True, kw_only=True):
     positive_patients: int  # the fewest over the labels
     negative_patients: int
     moved: int  # patients with a case that one of the models puts elsewhere among the other class
+    spread: Spread  # of the difference
+    student_spread: Spread
+    teacher_spread: Spread
+    effective: tuple[float, ...]  # by label: Kish's number of patients of the rarer class
+    areas: tuple[float, ...]  # by label: the larger of the two models'
     same_ranks: bool  # both models put all cases into the same order: any increasing map of the scores does
 
 
@@ -47,6 +57,9 @@ class Components(msgspec.Struct, frozen=True, kw_only=True):
     positive_patients: int
     negative_patients: int
     moved: NDArray[np.bool_]  # (P,) see `AucComparison`
+    images: Array  # (2, P) of the positives and of the negatives
+    scores: tuple[Array, Array]  # (m, 2) of the positives, (n, 2) of the negatives
+    patients: tuple[NDArray[np.intp], NDArray[np.intp]]  # (m,) and (n,)
 
 
 def placements(positives: Array, negatives: Array) -> tuple[Array, Array]:
@@ -92,6 +105,9 @@ def components(truth: NDArray[np.bool_], scores: Array, patients: NDArray[np.int
         positive_patients=len(np.unique(patients[truth])),
         negative_patients=len(np.unique(patients[~truth])),
         moved=moved,
+        images=np.stack([np.bincount(patients[side], minlength=count) for side in (truth, ~truth)]).astype(np.float64),
+        scores=(scores[truth], scores[~truth]),
+        patients=(patients[truth], patients[~truth]),
     )
 
 
@@ -110,6 +126,32 @@ def standard_error(parts: Sequence[Components], weights: Array) -> float:
     q = sum(x * _factor(part.negative_patients) ** 0.5 for x, part in zip(negative, parts, strict=True))
     cross = np.sum(np.sum(positive, axis=0) * np.sum(negative, axis=0)) * _factor(len(parts[0].positive))
     return float(np.sqrt(max(np.sum(np.square(p)) + np.sum(np.square(q)) + 2.0 * cross, 0.0)))
+
+
+def spread(parts: Sequence[Components], weights: Array) -> Spread:
+    """Give the spread of a weighted sum of AUCs for its interval, `weights` (labels, 2).
+
+    The variance is Obuchowski's with the jackknife's leverage; the two agree when all patients have as many images.
+    """
+    if any(min(part.positive_patients, part.negative_patients) < 2 for part in parts):
+        return NOTHING
+    pairs = list(zip(parts, weights, strict=True))
+    plain = np.sum([(part.positive + part.negative) @ weight for part, weight in pairs], axis=0)
+    sharp = np.sum([_sharpened(part) @ weight for part, weight in pairs], axis=0)
+    curvature = sum(_curvature(part, weight, plain) for part, weight in pairs)
+    return spread_of(sharp, curvature, min(effective(images) for part in parts for images in part.images) - 1.0)
+
+
+def hidden_loss(compared: AucComparison, alpha: float) -> float:
+    """Give what the (macro) AUC may lose by positives, or negatives, forgotten too rarely for one to be seen.
+
+    A positive that is forgotten scores like a negative: its part of the AUC falls to a half. The worst label counts.
+    """
+    costs = [
+        unseen(patients, alpha) * max(area - 0.5, 0.0)
+        for patients, area in zip(compared.effective, compared.areas, strict=True)
+    ]
+    return max(costs) / len(costs)
 
 
 def compare_macro_auc(truth: Array, teacher: Array, student: Array, patients: NDArray[np.intp]) -> AucComparison:
@@ -137,6 +179,11 @@ def compare_macro_auc(truth: Array, teacher: Array, student: Array, patients: ND
         positive_patients=min(part.positive_patients for part in parts),
         negative_patients=min(part.negative_patients for part in parts),
         moved=int(np.any([part.moved for part in parts], axis=0).sum()),
+        spread=spread(parts, np.outer(share, [-1.0, 1.0])),
+        student_spread=spread(parts, np.outer(share, [0.0, 1.0])),
+        teacher_spread=spread(parts, np.outer(share, [1.0, 0.0])),
+        effective=tuple(min(effective(part.images[0]), effective(part.images[1])) for part in parts),
+        areas=tuple(float(part.auc.max()) for part in parts),
         same_ranks=_same_ranks(truth, teacher, student),
     )
 
@@ -170,6 +217,44 @@ def _label_components(truth: Array, scores: Array, patients: NDArray[np.intp], c
 def _same_ranks(truth: Array, teacher: Array, student: Array) -> bool:
     known = ~np.isnan(truth)
     return all(np.array_equal(rankdata(teacher[rows, k]), rankdata(student[rows, k])) for k, rows in enumerate(known.T))
+
+
+def _sharpened(part: Components) -> Array:
+    """Give contributions (P, 2) corrected for leverage: what leaving the patient out would change."""
+    halves = zip(
+        (part.positive, part.negative), part.images, (part.positive_patients, part.negative_patients), strict=True
+    )
+    return np.asarray(
+        sum(half / (1.0 - own / own.sum())[:, None] * ((n - 1) / n) ** 0.5 for half, own, n in halves), dtype=np.float64
+    )
+
+
+def _curvature(part: Components, weight: Array, direction: Array) -> float:
+    """Differentiate a label's AUCs twice when each patient's weight moves along `direction` (P,).
+
+    Once for pairs of a positive and a negative, once because either mean is over images whose weights move too.
+    """
+    moves = [direction[patients] for patients in part.patients]
+    found = 0.0
+    for move, half in zip(moves, (part.positive, part.negative), strict=True):
+        found -= 2.0 * float(move.mean()) * float((half @ weight) @ direction)
+    centred = [(move - move.mean()) / len(move) for move in moves]
+    for share, positive, negative in zip(weight, part.scores[0].T, part.scores[1].T, strict=True):
+        if share:
+            found += 2.0 * float(share) * float(centred[0] @ _weighted_placements(positive, negative, centred[1]))
+    return found
+
+
+def _weighted_placements(positives: Array, negatives: Array, weights: Array) -> Array:
+    """Sum for each positive (m,) the weights (n,) of the negatives below it; ties count half."""
+    order = np.argsort(negatives, kind="stable")
+    below = np.concatenate([[0.0], np.cumsum(weights[order])])
+    ranked = negatives[order]
+    sides: tuple[Array, Array] = (
+        below[np.searchsorted(ranked, positives, "left")],
+        below[np.searchsorted(ranked, positives, "right")],
+    )
+    return (sides[0] + sides[1]) / 2.0
 
 
 def _factor(patients: int) -> float:

@@ -2,27 +2,30 @@
 
 Answers are matched to reference boxes image by image, once: matching does not depend on which other images are drawn.
 The average precision of a resample is then a walk along the answers in the order of their scores, each counted as often
-as its patient was drawn. Rules as in the COCO evaluation (Lin et al. 2014): answers in falling score, each takes the
-free reference box of its class that it overlaps most if IoU >= 0.5, at most 100 answers a class and image, precision
-made monotone and read at 101 recalls 0, 0.01 .. 1.
+as its patient was drawn; that of all patients but one is the same walk with that one not counted. Rules as in the COCO
+evaluation (Lin et al. 2014): answers in falling score, each takes the free reference box of its class that it overlaps
+most if IoU >= 0.5, at most 100 answers a class and image, precision made monotone and read at 101 recalls 0, 0.01 .. 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from .bootstrap import resample_counts
+from .bootstrap import replicate
 from .cases import Array, sum_by_patient
 
 IOU = 0.5
 MOST_ANSWERS = 100  # a class and image
 RECALLS = np.linspace(0.0, 1.0, 101)
-BLOCK = 4_000_000  # hits times resamples held at a time
+BLOCK = 2_000_000  # hits times resamples held at a time
+MOST_LEFT_OUT = 2000  # patients that are left out one by one; of more, as many groups
+
+Weighted = Callable[[Array], Array]  # weights of the patients (P, r) -> (r, models, classes)
 
 
 class ClassMatches(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,55 +97,95 @@ def match_class(answers: Sequence[Array], references: Sequence[Array], label: in
     )
 
 
+class Walk(msgspec.Struct, frozen=True, kw_only=True):
+    """One class of one model, made ready to be weighed by patient: H hits, P patients.
+
+    Precision peaks at hits, so only they are looked at: the answers up to each hit are added up by a sparse matrix with
+    one row a hit and one entry an answer.
+    """
+
+    between: csr_array  # (H, P) answers after the hit before, up to this one, by patient
+    hits: NDArray[np.intp]  # (H,) the patient of each
+    truths: Array  # (P,)
+
+
 def average_precision(matches: ClassMatches, rows: NDArray[np.bool_] | None = None) -> float:
     """Give the AP of one class, of the images in `rows` (N,) or of all; NaN when there is no reference box."""
-    counts = np.ones(len(matches.truths)) if rows is None else rows.astype(np.float64)
-    return float(_weighted(counts[:, None], matches, matches.image, np.array([counts @ matches.truths]))[0])
+    weights = np.ones(len(matches.truths)) if rows is None else rows.astype(np.float64)
+    return float(_precision(_walk(matches, np.arange(len(weights)), len(weights)), weights[:, None])[0])
+
+
+def precision_of(models: Sequence[Sequence[ClassMatches]], patients: NDArray[np.intp]) -> Weighted:
+    """Make the function that gives the AP of each model and class for weights of the patients; NaN without boxes.
+
+    Args:
+        models: by class.
+        patients: (N,) dense numbers; any for an image without boxes and answers.
+    """
+    count = int(patients.max()) + 1
+    walks = [[_walk(matches, patients, count) for matches in model] for model in models]
+    most = max((len(walk.hits) for model in walks for walk in model), default=1)
+
+    def weighted(weights: Array) -> Array:
+        return np.stack([np.stack([_precision(walk, weights) for walk in model], axis=1) for model in walks], axis=1)
+
+    return lambda weights: in_parts(weighted, weights, most)
 
 
 def replicate_precision(
     models: Sequence[Sequence[ClassMatches]], patients: NDArray[np.intp], resamples: int, seed: int
 ) -> Array:
     """Give the AP of each model and class on each resample: (resamples, models, classes), NaN without boxes."""
-    count = int(patients.max()) + 1
-    most_hits = max((int(matches.hit.sum()) for model in models for matches in model), default=1)
-    step = max(1, BLOCK // max(most_hits, 1))
-    blocks = []
-    for counts in resample_counts(count, resamples, seed):
-        for start in range(0, len(counts), step):
-            part = np.ascontiguousarray(counts[start : start + step].T)
-            blocks.append(np.stack([_replicate(part, model, patients, count) for model in models], axis=1))
-    return np.concatenate(blocks)
+    return replicate_weighted(precision_of(models, patients), int(patients.max()) + 1, resamples, seed)
 
 
-def _replicate(counts: Array, model: Sequence[ClassMatches], patients: NDArray[np.intp], count: int) -> Array:
-    """AP by class (r, C) with patients counted `counts` (P, r) times."""
-    columns = []
-    for matches in model:
-        wanted = sum_by_patient(matches.truths[:, None], patients, count)[:, 0] @ counts
-        columns.append(_weighted(counts, matches, patients[matches.image], wanted))
-    return np.stack(columns, axis=1)
+def replicate_weighted(statistic: Weighted, patients: int, resamples: int, seed: int) -> Array:
+    """Give a statistic on each resample of the patients: (resamples, models, classes)."""
+    return replicate(lambda counts: statistic(counts.astype(np.float64)), patients, resamples, seed)
 
 
-def _weighted(counts: Array, matches: ClassMatches, unit: NDArray[np.intp], wanted: Array) -> Array:
-    """AP of r resamples: answer d counts `counts[unit[d]]` times, `counts` (U, r), against `wanted` (r,) boxes.
+def leave_out(statistic: Weighted, patients: int) -> Array:
+    """Give a statistic without each patient in turn, or each group of many: (groups, models, classes)."""
+    groups = min(patients, MOST_LEFT_OUT)
+    group = np.arange(patients) % groups
+    step = 64
+    parts = [
+        statistic((group[:, None] != np.arange(start, min(start + step, groups))).astype(np.float64))
+        for start in range(0, groups, step)
+    ]
+    return np.concatenate(parts)
 
-    Precision peaks at hits, so only they are looked at: the answers up to each hit are added up by a sparse matrix with
-    one row a hit and one entry an answer.
-    """
+
+def in_parts(statistic: Weighted, weights: Array, rows: int) -> Array:
+    """Compute a statistic that holds `rows` numbers a resample for a bounded number of resamples at a time."""
+    step = max(1, BLOCK // max(rows, 1))
+    starts = range(0, weights.shape[1], step)
+    return np.concatenate([statistic(np.ascontiguousarray(weights[:, k : k + step])) for k in starts])
+
+
+def _walk(matches: ClassMatches, patients: NDArray[np.intp], count: int) -> Walk:
     hits = np.flatnonzero(matches.hit)
+    unit = patients[matches.image]
+    last = int(hits[-1]) + 1 if len(hits) else 0
+    until = np.searchsorted(hits, np.arange(last))  # the hit that first counts an answer
+    return Walk(
+        between=csr_array((np.ones(last), (until, unit[:last])), shape=(len(hits), count)),
+        hits=unit[hits],
+        truths=sum_by_patient(matches.truths[:, None], patients, count)[:, 0],
+    )
+
+
+def _precision(walk: Walk, weights: Array) -> Array:
+    """AP (r,) with patients weighed by `weights` (P, r)."""
+    wanted = walk.truths @ weights
     result = np.where(wanted > 0, 0.0, np.nan)
-    if not len(hits):
+    if not len(walk.hits):
         return result
-    until = np.searchsorted(hits, np.arange(hits[-1] + 1))  # the hit that first counts an answer
-    ones = np.ones(len(until))
-    between = csr_array((ones, (until, unit[: len(until)])), shape=(len(hits), len(counts)))
-    answered = np.cumsum(between @ counts, axis=0)
-    right = np.cumsum(counts[unit[hits]], axis=0)
+    answered = np.cumsum(walk.between @ weights, axis=0)
+    right = np.cumsum(weights[walk.hits], axis=0)
     precision = np.divide(right, answered, out=np.zeros_like(right), where=answered > 0)
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    nothing = np.zeros((1, len(wanted)))
-    envelope = np.ascontiguousarray(np.concatenate([envelope, nothing]).T)
+    envelope = np.ascontiguousarray(np.concatenate([envelope, np.zeros((1, len(wanted)))]).T)
     right = np.ascontiguousarray(right.T)
     for row in np.flatnonzero(wanted > 0):
         at = np.searchsorted(right[row] / wanted[row], RECALLS, side="left")

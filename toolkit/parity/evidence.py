@@ -11,11 +11,14 @@ from typing import Literal
 
 import msgspec
 
+from ...runtime.errors import FoveolaError
+
 Verdict = Literal["pass", "fail", "underpowered"]
 VERDICTS: tuple[Verdict, ...] = ("pass", "fail", "underpowered")
 FlipKind = Literal["lost", "gained", "unknown", "disagree"]
 FORMAT = 2
-EVIDENCE, FLIPS = "evidence.json", "flips.csv"  # what a proof leaves beside its report; in a bundle `parity.json`
+EVIDENCE, FLIPS = "evidence.json", "flips.csv"  # what a proof leaves beside its report
+PROOF = "parity.json"  # the evidence as a member of a bundle
 
 
 class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -38,6 +41,7 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     floor: float | None = None  # what the student must reach by itself; None: nothing is asked
     student_low: float | None = None  # bound of the student's own value, where a floor asks for it
     verdict: Verdict
+    resampled: tuple[float, float] | None = None  # percentiles of the plain patient bootstrap, beside; never judged
     provable_margin: float | None = None  # the smallest margin that these data could have proved
     needed_cases: int | None = None  # for the planned power at the margin when the true difference is zero
     limits: tuple[float, float] | None = None  # of agreement, for measures (Bland and Altman 1986)
@@ -90,13 +94,16 @@ class Subgroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     engine: str
     task: str
-    attribute: str
+    label: str = ""  # of a measure, where the task has several
+    metric: str = ""
+    attribute: str  # or "label": the value is one of the task's labels
     value: str
     cases: int
     patients: int = 0
     difference: float | None
     low: float | None = None
     high: float | None = None
+    margin: float = 0.0  # of the whole task; 0 where there is none
     p: float | None = None  # one-sided, of "not worse than the margin"
     holm: float | None = None  # the same, adjusted over all subgroups of the engine (Holm 1979)
     few: bool = False  # too few patients for an interval to be trusted
@@ -104,7 +111,7 @@ class Subgroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One label's operating point on the proof's cases: the locked threshold beside one fitted again for the student.
+    """One label's operating point on the proof's cases: a locked threshold beside one fitted again for the student.
 
     The second one is fitted on other images (`fitted_on`); what it would gain is what the locked threshold costs.
     """
@@ -112,6 +119,7 @@ class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     engine: str
     task: str
     label: str
+    whose: Literal["teacher", "bundle"] = "bundle"  # lock: the teacher's, carried over to the student, or the bundle's
     fitted_on: str  # split
     locked: float
     refitted: float
@@ -198,6 +206,18 @@ def encode_evidence(evidence: Evidence) -> bytes:
     return msgspec.json.format(msgspec.json.encode(evidence, order="sorted"), indent=1) + b"\n"
 
 
-def decode_evidence(data: bytes) -> Evidence:
-    """Bytes of `evidence.json` to a checked object; raises `msgspec.DecodeError`."""
+class _Format(msgspec.Struct):
+    format: int = 1
+
+
+def decode_evidence(data: bytes, place: str = EVIDENCE) -> Evidence:
+    """Bytes of `evidence.json` to a checked object.
+
+    Raises:
+        FoveolaError: another format.
+        msgspec.DecodeError: not JSON, or a field unknown, missing or of another type.
+    """
+    number = msgspec.json.decode(data, type=_Format).format
+    if number != FORMAT:
+        raise FoveolaError(place, f"format {number} is not read, only {FORMAT}", "make the proof again")
     return msgspec.json.decode(data, type=Evidence)

@@ -11,6 +11,11 @@
 
 To the severity, which lies in 0..1, 1 is added when something was lost (teacher right, student wrong), 2 more when a
 positive of a `critical` class was lost, so that those stand first.
+
+How sure the teacher was (`certainty`, 0 to 1) tells a close call from a loss: for labels its distance from the
+threshold as a share of the longer way to 0 or 1, for classes and grades its largest probability. Masks, boxes and
+values have no decision to be sure of. `exemplars` orders by it: compression identified exemplars (Hooker et al. 2019
+and 2020, arXiv 1911.05248 and 2010.03058) are the cases on which the models part, and the ones to look at first.
 """
 
 from __future__ import annotations
@@ -61,6 +66,23 @@ def worst(flips: Iterable[Flip], most: int) -> tuple[Flip, ...]:
     return tuple(kept)
 
 
+def exemplars(flips: Iterable[Flip]) -> list[Flip]:
+    """Order flips for the eye: lost critical positives, then decisions by how sure the teacher was, then the rest."""
+    return sorted(
+        flips,
+        key=lambda f: (
+            not f.critical,
+            f.certainty is None,
+            -(f.certainty or 0.0),
+            -f.severity,
+            f.engine,
+            f.task,
+            f.label,
+            f.case,
+        ),
+    )
+
+
 def count_flips(flips: Iterable[Flip]) -> dict[str, int]:
     """Count `engine/task/label/kind` -> cases, in the order of the names."""
     return dict(sorted(Counter(f"{f.engine}/{f.task}/{f.label}/{f.kind}" for f in flips).items()))
@@ -88,7 +110,15 @@ def _label_flips(engine: str, pair: Pair, cases: Cases) -> Iterator[Flip]:
             student=student,
             kind=kind,
             severity=_severity(abs(teacher - student), kind, critical=bool(critical)),
+            certainty=_distance(teacher, float(pair.teacher_limits[k])),
+            critical=bool(critical),
         )
+
+
+def _distance(probability: float, limit: float) -> float:
+    """Say how far a probability lies from its threshold, as a share of the longer way to 0 or 1."""
+    longest = max(limit, 1.0 - limit)
+    return float(min(abs(probability - limit) / longest, 1.0))
 
 
 def _class_flips(engine: str, pair: Pair, cases: Cases) -> Iterator[Flip]:
@@ -112,6 +142,8 @@ def _class_flips(engine: str, pair: Pair, cases: Cases) -> Iterator[Flip]:
             student=float(shown[1]),
             kind=kind,
             severity=_severity(float(apart), kind, critical=critical),
+            certainty=_top_chance(pair, int(n)),
+            critical=critical,
         )
 
 
@@ -128,6 +160,12 @@ def _chances(pair: Pair, case: int, index: int) -> tuple[float, float]:
     assert pair.chance is not None
     assert pair.student_chance is not None
     return float(pair.chance[case, index]), float(np.nan_to_num(pair.student_chance[case, index]))
+
+
+def _top_chance(pair: Pair, case: int) -> float:
+    """Give the teacher's largest probability; its answer is known, else there were no flip."""
+    assert pair.chance is not None
+    return float(np.clip(pair.chance[case].max(), 0.0, 1.0))
 
 
 def _value_flips(engine: str, pair: Pair, cases: Cases) -> Iterator[Flip]:
@@ -174,6 +212,7 @@ def _measure_flips(
             student=float(student[n, k]),
             kind=kind,
             severity=_severity(float(abs(apart[n, k])), kind, critical=critical),
+            critical=critical,
         )
 
 

@@ -1,29 +1,33 @@
 """Endpoints of binary and multilabel tasks: AUC, and sensitivity and specificity at each model's locked threshold.
 
 AUC is blind to a shift of the scores against the threshold, which is what quantisation does most; so all three are
-primary, and all must pass. A multilabel task has the three as macro means over its labels; the rows of single labels
-describe. A label enters the macro mean when at least `MIN_PATIENTS` patients have it and as many do not; labels that do
-not are named in a note, because nothing is proved about them.
+primary, and all must pass. Brier score, logarithmic loss and the loss of critical positives are measured where the
+rules name them. A multilabel task has all as macro means over its labels (critical positives: together); the rows of
+single labels describe. A label enters the macro mean when at least `MIN_PATIENTS` patients have it and as many do not;
+labels that do not are named in a note, because nothing is proved about them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
+from .calibration_endpoints import measure_label_loss
 from .cases import Array
-from .delong import AucComparison, compare_macro_auc, lower_bound_of_perfect_auc
-from .measured import MIN_PATIENTS, Measured, Setting, too_few, widened
+from .critical import measure_critical_labels
+from .delong import AucComparison, compare_macro_auc, hidden_loss
+from .measured import MIN_PATIENTS, Measured, Setting, too_few, with_spread
 from .metrics import margin_of
 from .pairing import Pair
-from .proportion import FEW, clustered_se, compare_proportions, needed_pairs
+from .proportion import clustered_se, compare_proportions, needed_growth
+from .tilted import METHOD, Hidden, unseen
 
-AUC_METHOD = "DeLong, components summed by patient (Obuchowski 1997), Student's t"
-RATE_METHOD = "Tango's score interval for paired proportions, pairs divided by the design effect of patients"
+AUC_METHOD = f"DeLong, components summed by patient (Obuchowski 1997); {METHOD}"
+RATE_METHOD = "Tango's score interval for paired proportions, of as many pairs as the patients' cases are worth"
 
 
 class LabelCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,18 +43,18 @@ def measure_labels(pair: Pair, setting: Setting) -> tuple[list[Measured], list[s
     """Measure all endpoints of a binary or multilabel task, and notes."""
     counts = count_labels(pair.reference, setting.patients)
     chosen = macro_labels(counts)
-    rows = _three(pair, counts, chosen, setting, "", primary=True)
+    rows = _rows(pair, counts, chosen, setting, "", primary=True)
     notes: list[str] = []
     if pair.task.kind == "multilabel":
         for k, label in enumerate(pair.task.classes):
-            rows += _three(pair, counts, [k], setting, label, primary=False)
+            rows += _rows(pair, counts, [k], setting, label, primary=False)
             if k not in chosen:
                 notes.append(
                     f"{pair.task.name}: {label} is not in the macro means ({counts.positive_patients[k]} positive and "
                     f"{counts.negative_patients[k]} negative patients, {MIN_PATIENTS} each are needed); nothing is "
                     "proved about it"
                 )
-    return rows, notes
+    return rows + measure_critical_labels(pair, setting), notes
 
 
 def count_labels(reference: Array, patients: NDArray[np.intp]) -> LabelCounts:
@@ -73,7 +77,7 @@ def macro_labels(counts: LabelCounts) -> list[int]:
     return list(range(len(fewest)))
 
 
-def _three(
+def _rows(
     pair: Pair, counts: LabelCounts, columns: Sequence[int], setting: Setting, label: str, *, primary: bool
 ) -> list[Measured]:
     known = pair.known[:, columns].any(axis=1)
@@ -88,11 +92,14 @@ def _three(
         method=AUC_METHOD,
         hindrance=_hindrance(counts, columns),
     )
-    return [
-        _measure_auc(base, pair, counts, columns, setting),
-        _measure_rate(base, pair, counts, columns, setting, positive=True),
-        _measure_rate(base, pair, counts, columns, setting, positive=False),
-    ]
+    measures: dict[str, Callable[[], Measured]] = {
+        "auc": lambda: _measure_auc(base, pair, counts, columns, setting),
+        "sensitivity": lambda: _measure_rate(base, pair, counts, columns, setting, positive=True),
+        "specificity": lambda: _measure_rate(base, pair, counts, columns, setting, positive=False),
+        "brier": lambda: measure_label_loss("brier", base, pair, columns, setting),
+        "logloss": lambda: measure_label_loss("logloss", base, pair, columns, setting),
+    }
+    return [measured() for metric, measured in measures.items() if metric in setting.rules.endpoints]
 
 
 def _hindrance(counts: LabelCounts, columns: Sequence[int]) -> str:
@@ -112,33 +119,24 @@ def _measure_auc(base: Measured, pair: Pair, counts: LabelCounts, columns: Seque
         return base
     truth, teacher, student = (array[:, columns] for array in (pair.reference, pair.teacher, pair.student))
     compared = compare_macro_auc(truth, teacher, student, setting.patients)
-    reach = 0.0 if compared.same_ranks else _quantile(compared, setting.alpha) * compared.se
-    known = np.isfinite(reach)
-    measured = msgspec.structs.replace(
-        base,
-        teacher=compared.teacher,
-        student=compared.student,
-        difference=compared.difference,
-        low=compared.difference - reach if known else None,
-        high=compared.difference + reach if known else None,
+    patients = min(compared.effective)
+    hidden = Hidden(
+        cost=hidden_loss(compared, setting.alpha),
+        share=unseen(patients, setting.alpha),
+        scatter=0.25 / max(patients, 1.0),
+    )
+    values = (compared.teacher, compared.student)
+    return msgspec.structs.replace(
+        with_spread(base, values, compared.spread, compared.student_spread, hidden, setting, compared.same_ranks),
         assay=_auc_assay(compared, setting.alpha),
     )
-    if compared.same_ranks or compared.moved >= FEW:
-        return measured
-    least = lower_bound_of_perfect_auc(compared.positive_patients, compared.negative_patients, setting.alpha)
-    return widened(measured, 1.0 - least, setting)
 
 
 def _auc_assay(compared: AucComparison, alpha: float) -> str:
-    if np.isnan(compared.teacher_se):
-        return ""  # a single patient: hindered anyway
-    low = compared.teacher - _quantile(compared, alpha) * compared.teacher_se
-    return "" if low > 0.5 else f"no assay sensitivity: the teacher's AUC may be chance (its bound is {low:.3f})"
-
-
-def _quantile(compared: AucComparison, alpha: float) -> float:
-    freedom = min(compared.positive_patients, compared.negative_patients) - 1
-    return float(student_t.ppf(1.0 - alpha, freedom)) if freedom > 0 else float("nan")
+    low = compared.teacher - compared.teacher_spread.below(alpha)
+    if np.isnan(low) or low > 0.5:  # a single patient is hindered anyway
+        return ""
+    return f"no assay sensitivity: the teacher's AUC may be chance (its bound is {low:.3f})"
 
 
 def _measure_rate(
@@ -155,9 +153,9 @@ def _measure_rate(
     teacher = (pair.teacher[:, columns] >= pair.teacher_limits[columns]) == truth
     student = (pair.student[:, columns] >= pair.student_limits[columns]) == truth
     cells = pair.known[:, columns] & (truth == positive)
-    rows, _ = np.nonzero(cells)
-    weights = _cell_weights(cells)[cells]
-    compared = compare_proportions(teacher[cells], student[cells], weights, setting.patients[rows], setting.alpha)
+    rows, labels = np.nonzero(cells)
+    weights, patients = _cell_weights(cells)[cells], setting.patients[rows]
+    compared = compare_proportions(teacher[cells], student[cells], weights, patients, setting.alpha, labels)
     same = pair.identical and np.array_equal(pair.teacher_limits[columns], pair.student_limits[columns])
     return msgspec.structs.replace(
         base,
@@ -167,7 +165,9 @@ def _measure_rate(
         low=0.0 if same else compared.low,
         high=0.0 if same else compared.high,
         assay=_youden_assay(pair, columns, teacher, setting),
-        grow=needed_pairs(compared.discordance, margin, setting.alpha, setting.power) / compared.pairs,
+        student_low=compared.student_low,
+        events=compared.events,
+        grow=needed_growth(compared.events, compared.discordance, margin, setting.alpha, setting.power),
     )
 
 

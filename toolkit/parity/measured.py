@@ -3,8 +3,8 @@
 Three rules keep small numbers honest:
 
 - With fewer than `MIN_PATIENTS` patients (of either class, where there are classes) nothing can pass.
-- Where fewer than `proportion.FEW` patients show any change between the two models, the variance rests on next to
-  nothing and is not believed: the interval is at least as wide as changes too rare to be seen make it (`widened`).
+- A variance says nothing about a loss too rare to be seen: the interval reaches at least as far as such a loss could
+  cost (`with_spread`, `tilted.unseen`).
 - Only answers that are equal bit for bit have the interval [0, 0].
 """
 
@@ -15,15 +15,14 @@ from math import ceil
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from ...runtime.task import Task
-from .bootstrap import interval
-from .cases import Array
 from .evidence import Endpoint, Verdict
 from .metrics import METRICS
 from .pairing import Pair
+from .proportion import Events
 from .protocol import TaskRules
+from .tilted import Hidden, Spread, growth, unseen
 from .verdict import judge, needed_cases
 
 MIN_PATIENTS = 10  # with fewer (positive, negative) patients no asymptotic interval is trusted and nothing can pass
@@ -49,6 +48,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         grow: how many times the cases at hand would be needed for the planned power; None: derived from the interval.
         student_low: the student's own one-sided bound (upper for errors), for a floor; None where there is none.
         limits: of agreement between student and teacher (Bland and Altman 1986), for measures.
+        hidden: what losses too rare to be seen may cost, where the endpoint has such a bound; for planning.
+        events: from which the pairs of a rate come; for planning.
     """
 
     label: str = ""
@@ -69,6 +70,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     grow: float | None = None
     student_low: float | None = None
     limits: tuple[float, float] | None = None
+    hidden: Hidden = Hidden()
+    events: Events | None = None
 
 
 def blank(
@@ -95,53 +98,46 @@ def too_few(patients: int, kind: str = "") -> str:
     return f"only {patients} {kind}{noun}; with fewer than {MIN_PATIENTS} no interval is trusted"
 
 
-def bootstrap_method(setting: Setting) -> str:
-    """Name the method in the evidence."""
-    return f"paired bootstrap by patient, {setting.resamples} resamples; percentiles or Student's t, the wider"
+def unseen_share(patients: float, alpha: float) -> float:
+    """Give the share of patients that may change though none did, see `tilted.unseen`."""
+    return unseen(patients, alpha)
 
 
-def bootstrapped(
-    base: Measured, point: Array, drawn: Array, patients: int, setting: Setting, *, identical: bool
+def with_spread(
+    base: Measured,
+    values: tuple[float, float],
+    spread: Spread,
+    own: Spread,
+    hidden: Hidden,
+    setting: Setting,
+    same: bool,
 ) -> Measured:
-    """Fill in a bootstrapped endpoint whose chance level is 0: `point` (2,) teacher and student, `drawn` (R, 2)."""
-    if not np.isfinite(point).all():
-        return base
-    difference = float(point[1] - point[0])
-    found = interval(difference, drawn[:, 1] - drawn[:, 0], patients, setting.alpha)
-    teacher = interval(float(point[0]), drawn[:, 0], patients, setting.alpha)
-    chance = teacher is None or teacher.low <= 0
+    """Fill in an endpoint from the spread of its difference.
+
+    Args:
+        base: with its counts, its metric and its margin.
+        values: of the teacher and of the student.
+        spread: of the difference, positive when the student is better.
+        own: of the student's own value.
+        hidden: what a loss too rare to be seen may cost.
+        setting: as for all endpoints.
+        same: the models' answers are equal bit for bit.
+    """
+    larger = METRICS[base.metric].larger_is_better
+    difference = values[1] - values[0] if larger else values[0] - values[1]
+    below, above = spread.below(setting.alpha), spread.above(setting.alpha)
+    known = bool(np.isfinite(below))
+    bound = values[1] - own.below(setting.alpha) if larger else values[1] + own.above(setting.alpha)
     return msgspec.structs.replace(
         base,
-        teacher=float(point[0]),
-        student=float(point[1]),
+        teacher=values[0],
+        student=values[1],
         difference=difference,
-        low=0.0 if identical else found.low if found else None,
-        high=0.0 if identical else found.high if found else None,
-        assay=f"no assay sensitivity: the teacher's {base.metric} is not shown to exceed zero" if chance else "",
-    )
-
-
-def unseen_share(patients: int, alpha: float) -> float:
-    """Give the share of patients that may change though none did: z^2 / (P + z^2), Tango's bound at no change."""
-    z = float(norm.ppf(1.0 - alpha))
-    return z**2 / (patients + z**2)
-
-
-def widened(measured: Measured, floor: float, setting: Setting) -> Measured:
-    """Make the interval reach at least `floor` below and above the difference.
-
-    The floor shrinks with the number of cases, a standard error with its root; `grow` takes the larger demand.
-    """
-    m = measured
-    if m.difference is None or m.low is None or m.high is None:
-        return m
-    more = float(norm.ppf(setting.power)) / float(norm.ppf(1.0 - setting.alpha))
-    by_error = (m.difference - m.low) * (1.0 + more) / m.margin
-    return msgspec.structs.replace(
-        m,
-        low=min(m.low, m.difference - floor),
-        high=max(m.high, m.difference + floor),
-        grow=max(by_error**2, floor / m.margin),
+        low=0.0 if same else float(difference - max(below, hidden.cost)) if known else None,
+        high=0.0 if same else float(difference + max(above, hidden.cost)) if known else None,
+        grow=growth([spread], hidden, base.margin, setting.alpha, setting.power) if base.margin > 0 else None,
+        student_low=max(bound, 0.0) if np.isfinite(bound) else None,
+        hidden=hidden,
     )
 
 
@@ -190,7 +186,7 @@ def judge_floor(m: Measured, floor: float, passed: str) -> tuple[Verdict, str]:
     larger = METRICS[m.metric].larger_is_better
     if (m.student_low > floor) if larger else (m.student_low < floor):
         return "pass", f"{passed}; the student's own bound {m.student_low:.4g} lies beyond the floor {floor:.4g}"
-    short = m.student < floor if larger else m.student > floor
+    short = m.student < floor if larger else abs(m.student) > floor  # a bias has a sign
     return (
         "fail" if short else "underpowered",
         f"the student's own {m.metric} {m.student:.4g} (bound {m.student_low:.4g}) is not shown to reach {floor:.4g}",

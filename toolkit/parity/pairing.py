@@ -9,7 +9,7 @@ case for the others. What the worst answer is:
 | multiclass | a wrong class |
 | ordinal | the grade farthest from the reference |
 | regression | the largest error that either model or the farthest reference value gives |
-| segmentation | Dice 0 |
+| segmentation | Dice 0, surface Dice 0, the largest surface distance that either model has in any case |
 | detection | no box |
 """
 
@@ -43,6 +43,8 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
         student_boxes: detection.
         chance: (N, C) class probabilities of the teacher and of the student, for the flips; None where there are none.
         student_chance: like `chance`.
+        surfaces: segmentation: `nsd` and `hd95` where both models have them: (N, C) of the teacher, NaN where it is not
+            known, and of the student, with worst answers filled in.
     """
 
     task: Task
@@ -58,6 +60,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     student_boxes: tuple[ClassMatches, ...] = ()
     chance: Array | None = None
     student_chance: Array | None = None
+    surfaces: dict[str, tuple[Array, Array]] = {}
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -75,7 +78,7 @@ def pair(task: Task, references: References, teacher: Answers, student: Answers)
         case "regression":
             return _pair_values(task, references, teacher, student)
         case "segmentation":
-            return _pair_dice(task, teacher, student)
+            return _pair_masks(task, teacher, student)
         case "detection":
             return _pair_boxes(task, references, teacher, student)
 
@@ -160,10 +163,18 @@ def _pair_values(task: Task, references: References, teacher: Answers, student: 
     )
 
 
-def _pair_dice(task: Task, teacher: Answers, student: Answers) -> Pair:
+def _pair_masks(task: Task, teacher: Answers, student: Answers) -> Pair:
     t, s = _plain(teacher.dice[task.name]), _plain(student.dice[task.name])
     reference = np.where(np.isnan(t), np.nan, 1.0)  # Dice carries its reference inside
     missing = np.isnan(s) & ~np.isnan(t)
+    surfaces = {
+        metric: _pair_surfaces(metric, _plain(of_teacher[task.name]), _plain(of_student[task.name]), reference)
+        for metric, of_teacher, of_student in (
+            ("nsd", teacher.nsd, student.nsd),
+            ("hd95", teacher.hd95, student.hd95),
+        )
+        if task.name in of_teacher and task.name in of_student
+    }
     return Pair(
         task=task,
         reference=reference,
@@ -174,7 +185,15 @@ def _pair_dice(task: Task, teacher: Answers, student: Answers) -> Pair:
         identical=_same(t, s, ~np.isnan(t)),
         missing=missing,
         left_out=int((np.isnan(t) & ~np.isnan(s)).sum()),
+        surfaces=surfaces,
     )
+
+
+def _pair_surfaces(metric: str, teacher: Array, student: Array, reference: Array) -> tuple[Array, Array]:
+    known = np.where(np.isnan(reference), np.nan, teacher)
+    seen = np.concatenate([known[~np.isnan(known)], student[~np.isnan(known) & ~np.isnan(student)]])
+    worst = seen.max(initial=0.0) if metric == "hd95" else 0.0
+    return known, np.where(np.isnan(student) & ~np.isnan(known), worst, student)
 
 
 def _pair_boxes(task: Task, references: References, teacher: Answers, student: Answers) -> Pair:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from ...runtime.errors import UsageError
-from ...runtime.task import Task
+from ...runtime.task import Kind, Task
 from .metrics import METRICS, metrics_of
 
 FORMAT = 1
@@ -45,6 +45,8 @@ class TaskRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         tolerance: segmentation: distance within which two surfaces agree (NSD).
         spacing: segmentation: millimetres a pixel; 0 measures in pixels.
         false_positives: detection: an image, for `sensitivity_at_fp`.
+        kind: of the task, and
+        classes: in order, as the bundle must have them; None and empty allow any (a protocol's file names both).
     """
 
     endpoints: dict[str, Rule]
@@ -53,6 +55,8 @@ class TaskRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     tolerance: Annotated[float, Meta(gt=0)] = 2.0
     spacing: Annotated[float, Meta(ge=0)] = 0.0
     false_positives: Annotated[float, Meta(gt=0)] = 1.0
+    kind: Kind | None = None
+    classes: tuple[str, ...] = ()
 
 
 class Biomarker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -18,19 +18,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.task import Task
+from .agreement import agreements
+from .bands import too_many_values
 from .cases import Answers, Cases, References, check_material, patient_codes
-from .curves import curves
+from .curves import curves, froc_curves, reliability
 from .endpoints import measure
-from .evidence import Agreement, Change, Curve, Drift, Endpoint, Evidence, Flip, Provenance, Subgroup, Transfer
+from .evidence import (
+    Change,
+    Curve,
+    Drift,
+    Endpoint,
+    Evidence,
+    Flip,
+    Provenance,
+    Reliability,
+    Subgroup,
+    Transfer,
+)
 from .flips import count_flips, find_flips, worst
-from .measured import Setting, endpoint
+from .froc import froc_curve
+from .measured import Measured, Setting, endpoint
 from .order import Material, in_order
-from .pairing import pair
+from .pairing import Pair, pair
 from .protocol import Protocol, TaskRules, check_protocol, usual_protocol
-from .subgroups import subgroups, too_many_values
+from .resampled import second_opinion
+from .subgroups import adjusted, subgroups
 from .verdict import overall
 
 MOST_FLIPS = 50  # listed, an engine and task; all are counted
+TEACHER = "teacher"  # model of a curve that is no engine's
 HEAVY = 0.1  # share of the cases from which one patient is named
 
 
@@ -41,6 +57,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     subgroups: list[Subgroup]
     flips: list[Flip]
     curves: list[Curve]
+    of_teacher: list[Curve]  # the same for every engine
     notes: list[str]
     missing: int  # answers of the student that count as the worst
     left_out: int  # answers left out because the teacher gave none
@@ -50,7 +67,6 @@ class Beside(msgspec.Struct, frozen=True, kw_only=True):
     """What stands beside the endpoints and is found elsewhere: none of it changes a verdict."""
 
     transfers: tuple[Transfer, ...] = ()
-    agreements: tuple[Agreement, ...] = ()
     drifts: tuple[Drift, ...] = ()
     changes: tuple[Change, ...] = ()
     provenance: Provenance = Provenance()
@@ -106,6 +122,9 @@ def prove(
     judged = judged_tasks(chosen, tasks)
     asked = [task for task, _ in judged]
     check_material(asked, cases, references, {"teacher": teacher, **students})
+    if chosen.data.subgroups:
+        wanted = {name: values for name, values in cases.attributes.items() if name in chosen.data.subgroups}
+        cases = msgspec.structs.replace(cases, attributes=wanted)
     material = in_order(asked, cases, references, teacher, dict(students))
     patients = patient_codes(material.cases.patients)
     parts = [
@@ -115,7 +134,8 @@ def prove(
     ]
     flips = [flip for part in parts for flip in part.flips]
     endpoints = tuple(endpoint for part in parts for endpoint in part.endpoints)
-    of_teacher = [curve for task in asked for curve in _curves("teacher", task, material.references, material.teacher)]
+    of_teacher = [curve for part in parts[: len(judged)] for curve in part.of_teacher]
+    models = {TEACHER: material.teacher, **material.students}
     evidence = Evidence(
         bundle=bundle,
         bundle_digest=bundle_digest,
@@ -130,13 +150,21 @@ def prove(
         resamples=chosen.resamples,
         seed=chosen.seed,
         endpoints=endpoints,
-        subgroups=tuple(group for part in parts for group in part.subgroups),
+        subgroups=adjusted([group for part in parts for group in part.subgroups], chosen.alpha),
         transfers=extra.transfers,
-        agreements=extra.agreements,
+        agreements=tuple(
+            row
+            for engine, student in material.students.items()
+            for task in asked
+            for row in agreements(engine, task, patients, material.teacher, student, chosen.alpha)
+        ),
         drifts=extra.drifts,
         flips=worst(flips, most_flips),
         flip_counts=count_flips(flips),
         curves=(*of_teacher, *(curve for part in parts for curve in part.curves)),
+        reliability=tuple(
+            row for task in asked for name in models for row in _reliability(name, task, material, models[name])
+        ),
         changes=extra.changes,
         policies=_policies(material, parts),
         notes=(
@@ -182,21 +210,42 @@ def _compare(engine: str, task: Task, material: Material, setting: Setting) -> P
     compared = pair(task, material.references, material.teacher, student)
     measured, notes = measure(compared, setting)
     return Part(
-        endpoints=[endpoint(engine, task, one, setting) for one in measured],
-        subgroups=list(subgroups(engine, compared, material.cases)),
+        endpoints=[_judged(engine, one, compared, setting) for one in measured],
+        subgroups=list(subgroups(engine, compared, material.cases, setting, measured)),
         flips=find_flips(engine, compared, material.cases),
-        curves=_curves(engine, task, material.references, student),
+        curves=_curves(engine, compared, material.references, student),
+        of_teacher=_curves(TEACHER, compared, material.references, material.teacher),
         notes=[f"{engine}: {note}" for note in notes],
         missing=int(compared.missing.sum()),
         left_out=compared.left_out,
     )
 
 
-def _curves(model: str, task: Task, references: References, answers: Answers) -> list[Curve]:
+def _judged(engine: str, measured: Measured, compared: Pair, setting: Setting) -> Endpoint:
+    """Judge one measured difference; the whole task's has the bootstrap's interval beside it."""
+    row = endpoint(engine, compared.task, measured, setting)
+    if row.label or row.low is None:
+        return row
+    return msgspec.structs.replace(row, resampled=second_opinion(row.metric, compared, setting))
+
+
+def _curves(model: str, compared: Pair, references: References, answers: Answers) -> list[Curve]:
+    task = compared.task
+    if task.kind == "detection":
+        images = int(compared.known.sum())
+        matches = compared.teacher_boxes if model == TEACHER else compared.student_boxes
+        return list(froc_curves(model, task, [froc_curve(one, images) for one in matches]))
     if task.kind not in ("binary", "multilabel"):
         return []
     reference = np.asarray(references.scores[task.name], dtype=np.float64)
     return list(curves(model, task, reference, np.asarray(answers.scores[task.name], dtype=np.float64)))
+
+
+def _reliability(model: str, task: Task, material: Material, answers: Answers) -> list[Reliability]:
+    if task.kind not in ("binary", "multilabel", "multiclass", "ordinal"):
+        return []
+    reference = np.asarray(material.references.scores[task.name], dtype=np.float64)
+    return list(reliability(model, task, reference, np.asarray(answers.scores[task.name], dtype=np.float64)))
 
 
 def _attribute_notes(cases: Cases) -> list[str]:

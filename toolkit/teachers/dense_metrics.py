@@ -17,9 +17,9 @@ from PIL import Image
 from ...runtime.answer import probabilities
 from ...runtime.task import Task
 from ..data.masks import IGNORE
+from ..parity.by_class import mean_known
 from ..parity.cases import Array, ratio
 from ..parity.detection import IOU, ClassMatches, average_precision, match_class, replicate_precision
-from ..parity.endpoints import mean_known
 from ..parity.measured import Setting, too_few
 from .measure import BOOTSTRAP, Measure, bootstrapped, drawn_sums, patients_of, said, started, unseen
 

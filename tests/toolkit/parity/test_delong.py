@@ -6,7 +6,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from foveola.toolkit.parity.delong import auc, compare_auc, compare_macro_auc, lower_bound_of_perfect_auc
+from foveola.toolkit.parity.delong import (
+    auc,
+    compare_auc,
+    compare_macro_auc,
+    hidden_loss,
+    lower_bound_of_perfect_auc,
+)
 
 # A variance of zero comes out as rounding, 1e-18 or so, and its root as 1e-9: standard errors agree to 1e-7.
 Array = NDArray[np.float64]
@@ -158,3 +164,82 @@ def test_the_bound_of_a_perfect_auc_rises_with_the_cases() -> None:
     assert bounds == sorted(bounds)
     # 1 - t = z sqrt(V(t)) with V(t) about (1 - t) / (2 n) near 1.
     assert 1 - bounds[-1] == pytest.approx(1.96**2 / 800, rel=0.02)
+
+
+@given(paired())
+@settings(deadline=None)
+def test_with_one_case_a_patient_the_intervals_variance_is_delongs(data: Paired) -> None:
+    truth, teacher, student, _ = data
+
+    compared = compare_auc(truth, teacher, student, np.arange(len(truth)))
+
+    assert compared.spread.variance == pytest.approx(compared.se**2, abs=1e-12)
+
+
+@given(paired())
+@settings(deadline=None)
+def test_swapping_the_models_mirrors_the_interval(data: Paired) -> None:
+    truth, teacher, student, patients = data
+
+    one, other = compare_auc(truth, teacher, student, patients), compare_auc(truth, student, teacher, patients)
+
+    assert one.spread.below(0.025) == pytest.approx(other.spread.above(0.025), abs=1e-7, nan_ok=True)
+    assert hidden_loss(one, 0.025) == hidden_loss(other, 0.025)
+
+
+@given(paired(), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_neither_order_nor_an_increasing_map_moves_the_bound(data: Paired, seed: int) -> None:
+    truth, teacher, student, patients = data
+    order = np.random.default_rng(seed).permutation(len(truth))
+
+    one = compare_auc(*data)
+    other = compare_auc(truth[order], np.exp(teacher[order] / 10), 3 * student[order] - 7, patients[order])
+
+    assert one.spread.below(0.025) == pytest.approx(other.spread.below(0.025), abs=1e-7, nan_ok=True)
+
+
+@given(paired())
+@settings(deadline=None)
+def test_the_third_cumulant_is_that_of_all_pairs(data: Paired) -> None:
+    """The fast form against derivatives of the weighted U-statistic, pair by pair."""
+    truth, teacher, student, patients = data
+    assume(min(len(np.unique(patients[truth])), len(np.unique(patients[~truth]))) > 1)
+
+    found = compare_auc(*data).spread
+
+    def kernel(scores: Array) -> Array:
+        positive, negative = scores[truth][:, None], scores[~truth][None]
+        return np.asarray((positive > negative) + 0.5 * (positive == negative))
+
+    pairs = kernel(student) - kernel(teacher)
+
+    def weighted(weights: Array) -> float:
+        a, b = weights[patients[truth]], weights[patients[~truth]]
+        return float(a @ pairs @ b / (a.sum() * b.sum()))
+
+    count = int(patients.max()) + 1
+    step = 1e-4
+    eye = np.eye(count)
+    plain = np.array([(weighted(1 + step * e) - weighted(1 - step * e)) / (2 * step) for e in eye])
+    h = 1e-2 / max(float(np.abs(plain).max()), 1e-9)
+    second = (weighted(1 + h * plain) - 2 * weighted(np.ones(count)) + weighted(1 - h * plain)) / h**2
+    shares = [np.bincount(patients[side], minlength=count) / side.sum() for side in (truth, ~truth)]
+    split = [
+        np.bincount(patients[truth], (pairs.mean(axis=1) - pairs.mean()) / truth.sum(), count),
+        np.bincount(patients[~truth], (pairs.mean(axis=0) - pairs.mean()) / (~truth).sum(), count),
+    ]
+    some = [len(np.unique(patients[side])) for side in (truth, ~truth)]
+    sharp = sum(x / (1 - s) * ((n - 1) / n) ** 0.5 for x, s, n in zip(split, shares, some, strict=True))
+    assert found.third == pytest.approx(float(np.sum(np.asarray(sharp) ** 3)) + 3 * second, rel=1e-2, abs=1e-7)
+
+
+def test_what_forgetting_may_cost_falls_with_the_patients() -> None:
+    costs = []
+    for patients in (20, 80, 320):
+        truth = np.arange(2 * patients) % 2 == 0
+        scores = truth + 0.3 * np.random.default_rng(0).standard_normal(2 * patients)
+        costs.append(hidden_loss(compare_auc(truth, scores, scores, np.arange(2 * patients)), 0.025))
+
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] == pytest.approx(1.96**2 / 324 * 0.5, rel=0.05)  # a positive that is forgotten loses a half

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from foveola.toolkit.parity.bootstrap import resample_counts
 from foveola.toolkit.parity.detection import average_precision, match_class, match_image, overlap, replicate_precision
 
 Array = NDArray[np.float64]
@@ -58,8 +59,8 @@ def test_a_resample_has_the_precision_of_the_images_it_repeats(seed: int) -> Non
 
     drawn = replicate_precision(models, patients, 20, seed=seed % 1000)
 
-    counts = np.random.default_rng(seed % 1000).integers(0, 6, size=(20, 6), dtype=np.int32)
-    for row, taken in enumerate(counts):
+    counts = np.concatenate(list(resample_counts(6, 20, seed % 1000))).astype(np.intp)
+    for row, taken in enumerate(np.repeat(np.arange(6), times) for times in counts):
         for label in range(2):
             repeated = match_class([answers[n] for n in taken], [truths[n] for n in taken], label)
             assert drawn[row, 0, label] == pytest.approx(average_precision(repeated), nan_ok=True, abs=1e-12)

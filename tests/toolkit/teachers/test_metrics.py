@@ -31,6 +31,7 @@ from foveola.toolkit.checkpoint import Epoch
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.parity.bootstrap import resample_counts
 from foveola.toolkit.parity.measured import Setting
+from foveola.toolkit.parity.protocol import TaskRules
 from foveola.toolkit.teachers.class_metrics import measure_classes, measure_labels, measure_values
 from foveola.toolkit.teachers.dense_metrics import IOUS, mask_overlaps, measure_boxes, measure_masks
 from foveola.toolkit.teachers.measure import Measure
@@ -48,7 +49,9 @@ BOXES = Task(name="boxes", kind="detection", classes=("nodule", "mass"))
 
 
 def setting_of(patients: NDArray[np.intp], resamples: int = 300) -> Setting:
-    return Setting(patients=patients, resamples=resamples, seed=5, alpha=0.025)
+    return Setting(
+        patients=patients, resamples=resamples, seed=5, alpha=0.025, power=0.8, rules=TaskRules(endpoints={})
+    )
 
 
 def pairs(count: int) -> NDArray[np.intp]:
