@@ -168,6 +168,8 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     student_digest: str
     seed: int
     versions: dict[str, str]  # package -> version
+    network: str = ""  # name of the student's architecture
+    pruning: str = ""  # what pruning took, in words; `none`
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -70,11 +70,11 @@ def changes_of(teacher: TeacherFacts, manifest: Manifest, student: StudentFacts 
         Architecture, parameters, pruning, input, precision (an engine each), calibration, temperatures and thresholds
         (a task each). A row whose two sides are equal stays: that something was kept is told as well.
     """
-    known = student or StudentFacts()
+    known, made = student or StudentFacts(), manifest.provenance
     rows = [
-        ("architecture", " + ".join(teacher.networks) or UNKNOWN, known.network or UNKNOWN),
+        ("architecture", " + ".join(teacher.networks) or UNKNOWN, known.network or made.network or UNKNOWN),
         ("parameters", _count(teacher.parameters), _count(known.parameters)),
-        ("pruning", NONE, known.pruned or UNKNOWN),
+        ("pruning", NONE, known.pruned or made.pruning or UNKNOWN),
         ("input", _input(teacher.input), _input(manifest.input)),
         *(
             (f"precision on {engine_of(one)}", teacher.precision, _precision(one.arithmetic))

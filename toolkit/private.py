@@ -21,6 +21,7 @@ import numpy as np
 from .data.dataset import Dataset
 from .parity.bands import groups_of
 from .parity.cases import Cases
+from .parity.evidence import Evidence
 
 FEWEST = 5  # patients that share a value which may be shown
 RARE = "(values of fewer than 5 patients)"
@@ -28,8 +29,17 @@ DIGITS = 8
 
 
 def private_key(manifest: Path, dataset: Dataset) -> bytes:
-    """Make the key of the hashes from what only the holder of the data has."""
-    key = hashlib.sha256(b"foveola private names\n" + manifest.read_bytes())
+    """Make the key of the hashes from what only the holder of the data has: the manifest and the images."""
+    return _key(manifest.read_bytes(), dataset)
+
+
+def shared_key(dataset: Dataset) -> bytes:
+    """Make the key where there is no manifest alone: from all names and images of a data set."""
+    return _key("\n".join(f"{sample.key} {sample.patient}" for sample in dataset.samples).encode(), dataset)
+
+
+def _key(text: bytes, dataset: Dataset) -> bytes:
+    key = hashlib.sha256(b"foveola private names\n" + text)
     for sample in dataset.samples:
         key.update(bytes.fromhex(sample.sha256))
     return key.digest()
@@ -50,6 +60,35 @@ def hide_names(cases: Cases, dataset: Dataset, key: bytes) -> Cases:
         keys=_named("case", cases.keys, lines, key),
         patients=_named("patient", cases.patients, [numbers[patient] for patient in cases.patients], key),
         attributes={name: without_rare(name, values, cases.patients) for name, values in cases.attributes.items()},
+    )
+
+
+def without_names(evidence: Evidence, cases: Cases, hidden: Cases) -> Evidence:
+    """Give evidence that was made with names as it would be without them.
+
+    Args:
+        evidence: its flips name cases and patients as `cases` does, its subgroups values.
+        cases: with names.
+        hidden: the same, as `hide_names` gave them.
+    """
+    keys = dict(zip(cases.keys, hidden.keys, strict=True))
+    patients = dict(zip(cases.patients, hidden.patients, strict=True))
+    rare = {
+        (name, value)
+        for name, values in cases.attributes.items()
+        for value, shown in zip(values, hidden.attributes[name], strict=True)
+        if shown == RARE
+    }
+    return msgspec.structs.replace(
+        evidence,
+        flips=tuple(
+            msgspec.structs.replace(flip, case=keys[flip.case], patient=patients[flip.patient])
+            for flip in evidence.flips
+        ),
+        subgroups=tuple(
+            msgspec.structs.replace(group, value=RARE) if (group.attribute, group.value) in rare else group
+            for group in evidence.subgroups
+        ),
     )
 
 

@@ -16,13 +16,15 @@ from .data.dataset import Dataset, proof_set
 from .field_checks import check_identity
 from .judge import Setup, judge, write_proof
 from .models.network import Teacher
-from .parity.evidence import Evidence
+from .parity.evidence import Evidence, encode_evidence
 from .parity.protocol import Protocol, usual_protocol
-from .report import Picture
+from .private import hide_names, shared_key, without_names
+from .report import Picture, render_report
 from .teacher_answers import ask_teacher
 from .teachers.facts import facts_of
 from .train import write_json
 
+SHIPPED, SHIPPED_REPORT = "shipped.json", "shipped.html"  # evidence and report without names, for the bundle
 PICTURES = "pictures.json"  # the worst flips, drawn; beside the proof, for the report with speeds
 REFITTED_ON = "calibration"  # the split on which thresholds are fitted again, for comparison
 NOT_LOCKED = "no protocol was locked before: the recipe's margins were taken, and the usual endpoints"
@@ -44,7 +46,7 @@ def prove_bundle(
     folder: Path,
     progress: Progress,
 ) -> Evidence:
-    """Write `evidence.json`, `flips.csv`, `report.html` and `pictures.json`.
+    """Write `evidence.json`, `flips.csv`, `report.html`, `pictures.json`, and what the bundle carries of them.
 
     Args:
         core: the bundle, as `make_core` wrote it.
@@ -93,6 +95,7 @@ def prove_bundle(
     )
     drawn = judged.draw(pictures)
     write_json(folder / PICTURES, drawn)
+    _write_shipped(folder, judged.proof.evidence, cases, dataset, bundle, protocol)
     write_proof(folder, judged.proof, bundle, protocol, drawn)
     return judged.proof.evidence
 
@@ -100,6 +103,18 @@ def prove_bundle(
 def read_pictures(folder: Path) -> list[Picture]:
     """The pictures that `prove_bundle` drew."""
     return msgspec.json.decode((folder / PICTURES).read_bytes(), type=list[Picture])
+
+
+def _write_shipped(
+    folder: Path, evidence: Evidence, cases: Dataset, dataset: Dataset, bundle: Bundle, protocol: Protocol | None
+) -> None:
+    """Write evidence and report as the bundle carries them to every device: without names and pictures."""
+    named = cases_of(cases)
+    hidden = hide_names(named, cases, shared_key(dataset))
+    shipped = without_names(evidence, named, hidden)
+    (folder / SHIPPED).write_bytes(encode_evidence(shipped))
+    page = render_report(shipped, bundle.manifest, protocol=protocol)
+    (folder / SHIPPED_REPORT).write_text(page, encoding="utf-8")
 
 
 def _usual(bundle: Bundle, teacher: Teacher, cases: Dataset, resamples: int, seed: int) -> Protocol:

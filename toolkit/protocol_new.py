@@ -258,8 +258,7 @@ def _is_number(value: str) -> bool:
 
 
 def _described(task: Task, rules: TaskRules) -> TaskRules:
-    point = task.operating_point if task.kind in ("binary", "multilabel", "detection") else ""
-    return msgspec.structs.replace(rules, kind=task.kind, classes=task.classes, operating_point=point)
+    return msgspec.structs.replace(rules, kind=task.kind, classes=task.classes)
 
 
 def _from_bundle(path: Path) -> Origin:

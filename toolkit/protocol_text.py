@@ -77,7 +77,7 @@ OF_KIND: dict[Kind, tuple[str, ...]] = {
     "ordinal": ("critical",),
     "regression": (),
     "segmentation": ("tolerance", "spacing"),
-    "detection": ("operating_point", "false_positives"),
+    "detection": ("false_positives",),
 }
 
 

@@ -52,6 +52,7 @@ from .data.dataset import Dataset
 from .models.network import Network, load_network, tensor_names
 from .models.student_heads import MAX_BOXES, NMS_IOU, SCORE_FLOOR, grid_boxes
 from .parity.evidence import EVIDENCE, PROOF, decode_evidence
+from .proof import SHIPPED, SHIPPED_REPORT
 from .score import lock_thresholds
 from .stage import digest_path
 from .temperature import read_temperatures, warmed
@@ -132,6 +133,8 @@ def make_core(
             teacher_digest=read_taught(of),
             student_digest=digest_path(of / "model.safetensors", str(of)),
             seed=seed,
+            network=network.architecture.backbone,
+            pruning="none",
             versions={package: importlib.metadata.version(package) for package in VERSIONED},
         ),
     )
@@ -302,8 +305,8 @@ def sign_core(
         mend = "require: any signs it all the same, with its verdict inside"
         kind = ProofFailedError if evidence.verdict == "fail" else UnderpoweredError
         raise kind(name, f"is not signed, since its proof says {evidence.verdict}", mend)
-    members[PROOF] = (proof / EVIDENCE).read_bytes()
-    members["report.html"] = (proof / "report.html").read_bytes()
+    members[PROOF] = (proof / SHIPPED).read_bytes()
+    members["report.html"] = (proof / SHIPPED_REPORT).read_bytes()
     private = key or demo_key(cache)
     members["model.sig"] = sign_members(members, private.read_bytes())
     (folder / f"{name}.pub").write_bytes(_public_half(private))

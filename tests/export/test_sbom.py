@@ -139,7 +139,9 @@ def test_data_sets_are_named_by_digest(manifest: Manifest) -> None:
 def test_every_known_component_has_supplier_licence_and_purpose(name: str) -> None:
     one = COMPONENTS[name]
 
-    assert one.supplier and one.licence and one.purpose
+    assert one.supplier
+    assert one.licence
+    assert one.purpose
     assert bool(one.needs) == bool(one.required)
     assert all(re.fullmatch(r"[\w.-]+/[\w.-]+#\d+", known.thread) and known.measure for known in one.anomalies)
 

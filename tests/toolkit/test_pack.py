@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -51,6 +52,7 @@ from foveola.toolkit.parity.evidence import Provenance as ProvedWhere
 from foveola.toolkit.parity.protocol import CaseRules, Protocol, usual_rules
 from foveola.toolkit.parity.prove import Beside, prove
 from foveola.toolkit.protocol_file import Lock
+from foveola.toolkit.stages_pack import MakePack
 
 SHA = "5a" * 32
 FINDING = Task(name="finding", kind="binary", classes=("no", "=yes"))  # a name that a spreadsheet would compute
@@ -122,7 +124,7 @@ def make_evidence(bundle: Bundle) -> tuple[Evidence, bytes]:
         patients=tuple(f"patient-{n // 2:04d}-{n // 2:08x}" for n in range(200)),
         attributes={"sex": tuple("FM"[n // 2 % 2] for n in range(200))},
     )
-    limits = {"finding": (0.5,)}
+    limits: dict[str, tuple[float, ...]] = {"finding": (0.5,)}
     proof = prove(
         [FINDING],
         cases,
@@ -476,3 +478,18 @@ def test_parameters_are_those_of_the_layers_alone(made: Path) -> None:
     onnx.checker.check_model(onnx.load_model_from_string(graph()))
 
     assert student_of(read_unverified(made / "tiny.foveola")) == StudentFacts(parameters=2)
+
+
+def test_the_stage_writes_the_same_pack_from_a_recipes_steps(place: Path) -> None:
+    fixed, out = place / "protocol", place / "step"
+    fixed.mkdir()
+    out.mkdir()
+    (fixed / "protocol.json").write_bytes(msgspec.json.encode(PROTOCOL))
+    (place / "proof/protocol.lock.json").unlink()
+    inputs = {"bundle": place, "proof": place / "proof", "protocol": fixed}
+    work: Any = SimpleNamespace(inputs=inputs, recipe=SimpleNamespace(name="tiny"), folder=out)
+
+    MakePack(bundle="ship", proof="proof", protocol="fixed").run(work)
+
+    assert (out / "protocol.json").read_bytes() == (fixed / "protocol.json").read_bytes()
+    assert (out / SUMS).is_file()

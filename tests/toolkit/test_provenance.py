@@ -6,19 +6,23 @@ import platform
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from foveola.runtime.bundle import Bundle
 from foveola.runtime.manifest import (
     Calibration,
+    EngineOptions,
     InputSpec,
     Manifest,
     OnnxRuntimeOptions,
+    OpenVinoOptions,
     Provenance,
     TaskOutput,
 )
@@ -61,7 +65,7 @@ def graph(*, quantised: bool) -> bytes:
     return bytes(helper.make_model(whole, opset_imports=opset, ir_version=9).SerializeToString())
 
 
-def make_bundle(data: bytes, options: OnnxRuntimeOptions) -> Bundle:
+def make_bundle(data: bytes, options: EngineOptions, **members: bytes) -> Bundle:
     manifest = Manifest(
         format=1,
         name="tiny",
@@ -75,7 +79,7 @@ def make_bundle(data: bytes, options: OnnxRuntimeOptions) -> Bundle:
             recipe="", recipe_digest="", data_digest="", teacher_digest="", student_digest="", seed=0, versions={}
         ),
     )
-    return Bundle(manifest, {"model.onnx": data}, "", "")
+    return Bundle(manifest, {"model.onnx": data, **members}, "", "")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +97,17 @@ def test_onnx_runtime_says_what_it_computed_and_not_what_was_promised(quantised:
     found = arithmetic(make_bundle(graph(quantised=quantised), options), "onnxruntime")
 
     assert found.startswith(words)
+
+
+def test_openvino_says_what_it_compiled_and_with_which_kernels(tmp_path: Path) -> None:
+    data, file = graph(quantised=False), tmp_path / "openvino.xml"
+    openvino.save_model(openvino.Core().read_model(data), file, compress_to_fp16=False)
+    parts = {"openvino.xml": file.read_bytes(), "openvino.bin": file.with_suffix(".bin").read_bytes()}
+
+    found = arithmetic(make_bundle(data, OpenVinoOptions(threads=1), **parts), "openvino")
+
+    assert found.startswith("float32 in 1 of 1 convolutions and matrix products (kernels ")
+    assert found.endswith("inference precision f32, 1 thread")
 
 
 def test_openvino_layers_are_counted_by_their_precision() -> None:
@@ -114,7 +129,7 @@ def test_the_processor_is_told_with_the_instructions_that_change_numbers() -> No
     assert read_cpu("") == {"instructions": "none of those looked for"}
 
 
-def test_a_system_without_that_file_is_described_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_system_without_that_file_is_described_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(provenance, "CPU_FACTS", tmp_path / "absent")
 
     assert set(here().hardware) == {"processor", "architecture", "cores", "system"}

@@ -82,7 +82,7 @@ def check_killed(tmp_path: Path, signs: tuple[str, ...], delays: tuple[float, ..
 def test_the_recipe_for_real_images_runs_shortened(recipe: str, folder: str, tmp_path: Path) -> None:
     if not (SHARED / folder / "manifest.csv").is_file():
         pytest.skip(f"the real images ({folder}) are not beside this checkout")
-    changes = [f"data.root={SHARED / folder}", "steps.proof.resamples=200", "steps.speed.repeats=2"]
+    changes = [f"data.root={SHARED / folder}", "steps.protocol.resamples=200", "steps.speed.repeats=2"]
     changes += [f"steps.teacher.{change}" for change in SHORT_TEACHER]
     changes += [f"steps.student.{change}" for change in SHORT_STUDENT]
 

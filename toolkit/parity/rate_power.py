@@ -14,6 +14,7 @@ from math import log
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtrc, gammaln, xlog1py, xlogy
 from scipy.stats import beta, binom, norm
 
 MOST_EXACT = 400.0  # expected discordant pairs above which the normal approximation is good
@@ -29,18 +30,39 @@ def tango_power(pairs: float, discordance: float, margin: float, alpha: float) -
         margin: positive.
         alpha: one-sided error.
     """
-    z = float(norm.ppf(1.0 - alpha))
     if pairs * discordance > MOST_EXACT:
+        z = float(norm.ppf(1.0 - alpha))
         even = np.array([pairs * discordance / 2.0])
         at_margin = float(_variance_at_margin(even, even, pairs, margin)[0]) ** 0.5 / pairs
         return float(norm.cdf((margin - z * at_margin) / (discordance / pairs) ** 0.5))
     whole = max(round(pairs), 1)
-    few, many = (int(x) for x in binom.ppf([1e-9, 1.0 - 1e-9], whole, discordance))
-    discordant, gains = np.arange(few, many + 1)[:, None], np.arange(many + 1)[None]
-    losses = np.maximum(discordant - gains, 0)
-    statistic = (gains - losses + whole * margin) / np.sqrt(_variance_at_margin(gains, losses, whole, margin))
-    chance = binom.pmf(discordant, whole, discordance) * binom.pmf(gains, discordant, 0.5)
-    return float(np.sum(chance * (statistic > z)))
+    mean = whole * discordance
+    reach = 8.0 * (mean * (1.0 - discordance)) ** 0.5 + 20.0  # what lies beyond has a chance of 1e-9 at most
+    few, many = max(int(mean - reach), 0), min(int(mean + reach) + 1, whole)
+    discordant = np.arange(few, many + 1)
+    enough = _enough(discordant, whole, margin, float(norm.ppf(1.0 - alpha)))
+    chance = np.where(enough > 0, bdtrc(np.maximum(enough - 1, 0), discordant, 0.5), 1.0)
+    return float(np.sum(_binomial(discordant, whole, discordance) * chance))
+
+
+def _enough(discordant: NDArray[np.intp], whole: int, margin: float, z: float) -> NDArray[np.intp]:
+    """Give the fewest gains (k,) with which the bound passes, one more than all where none do; by halving."""
+    low, high = np.full_like(discordant, -1), discordant + 1
+    while (high - low > 1).any():
+        gains = (low + high) // 2
+        losses = discordant - gains
+        statistic = (gains - losses + whole * margin) / np.sqrt(_variance_at_margin(gains, losses, whole, margin))
+        passes = statistic > z
+        open_still = high - low > 1
+        high = np.where(open_still & passes, gains, high)
+        low = np.where(open_still & ~passes, gains, low)
+    return np.asarray(high)
+
+
+def _binomial(number: NDArray[np.integer], whole: int, share: float) -> NDArray[np.float64]:
+    """Give the binomial probabilities (k,) of numbers out of a whole."""
+    ways = gammaln(whole + 1.0) - gammaln(number + 1.0) - gammaln(whole - number + 1.0)
+    return np.asarray(np.exp(ways + xlogy(number, share) + xlog1py(whole - number, -share)), dtype=np.float64)
 
 
 def pairs_for(discordance: float, margin: float, alpha: float, power: float) -> float:

@@ -27,7 +27,7 @@ from .cases import Array
 
 Mask = NDArray[np.bool_]
 PERCENTILE = 95.0
-SLACK = 1e-9  # relative: a distance of 3 times 0.1 mm is not more than 0.3 mm
+SLACK = 1e-9  # relative: 3 times 0.1 mm is not more than 0.3 mm, and 95 of 100 equal lengths are 95 % of them
 DENSE = 0.05  # elements a pixel from which a distance map is faster than a search tree
 
 
@@ -95,5 +95,5 @@ def _percentile(distances: Array, lengths: Array) -> float:
     """Give the distance within which 95 % of the outline's length lie."""
     order = np.argsort(distances, kind="stable")
     until = np.cumsum(lengths[order])
-    place = int(np.searchsorted(until, PERCENTILE / 100.0 * until[-1]))
+    place = int(np.searchsorted(until, PERCENTILE / 100.0 * until[-1] * (1.0 - SLACK)))
     return float(distances[order][min(place, len(order) - 1)])

@@ -17,6 +17,9 @@ Bootstrap and Edgeworth Expansion, 1992, section 2.3): kappa and AUC are no mean
 
 And what was never seen has a bound too: with no loss among n patients up to z^2 / (n + z^2) of them may be lost
 (`unseen`). An endpoint whose metric lets a loss hide says how much each would cost, and the interval reaches so far.
+
+Planning (`power_at_zero`, `growth`) counts what such a bound does at a true difference of zero: it scatters more than
+the estimate, and whichever lies farther, the reach or what may be hidden, decides.
 """
 
 from __future__ import annotations
