@@ -40,6 +40,7 @@ from .mask_truth import (
     read_truth,
     surfaces_against,
     wanted_of,
+    worst_surfaces,
 )
 from .parity.cases import Answers, Array, Cases, References
 from .parity.protocol import Protocol
@@ -279,6 +280,10 @@ def row_of(
     row = Row()
     if prediction is None:
         row.alike = {name: [0.0] * len(layers) for name, layers in (beside or {}).items()}  # agrees with nothing
+        for name, rules in wanted.surfaces.items() if beside is not None else ():
+            truth = truths.get(name)
+            if truth is not None:
+                row.nsd[name], row.hd95[name] = worst_surfaces(truth, rules)
     for task in tasks if prediction is not None else ():
         assert prediction is not None
         if not _has(task, prediction):
@@ -303,7 +308,7 @@ def _measure_masks(
         row.alike[task.name] = dice_of(beside[task.name], layers)
     for name, marker in wanted.markers.items():
         if marker.task == task.name:
-            row.scores[name] = [marker_of(marker, task.classes, layers)]
+            row.scores[name] = [marker_of(marker, task.classes, layers, truth)]
 
 
 def answers_of(

@@ -8,6 +8,7 @@ Shapes: C classes, H and W of the stored image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -87,9 +88,19 @@ def surfaces_against(truth: Truth, answer: Layers, rules: TaskRules) -> tuple[li
     return [nsd for nsd, _ in pairs], [hd95 for _, hd95 in pairs]
 
 
-def marker_of(marker: Biomarker, classes: Sequence[str], layers: Layers) -> float:
-    """Measure a biomarker in a model's masks; NaN where one of its parts is empty."""
-    return measure_marker(marker, classes, layers)
+def worst_surfaces(truth: Truth, rules: TaskRules) -> tuple[list[float], list[float]]:
+    """Give what no answer at all comes to: 0, and the image's diagonal; NaN where the structure is not annotated."""
+    diagonal = math.hypot(*truth.known.shape[1:]) * (rules.spacing or 1.0)
+    known = [bool(one.any()) for one in truth.known]
+    return [0.0 if one else math.nan for one in known], [diagonal if one else math.nan for one in known]
+
+
+def marker_of(marker: Biomarker, classes: Sequence[str], layers: Layers, truth: Truth | None = None) -> float:
+    """Measure a biomarker in a model's masks, as far as the reference's pixels count; NaN where a part is empty."""
+    if truth is None:
+        return measure_marker(marker, classes, layers)
+    ignored = ~truth.known & truth.known.any(axis=(1, 2), keepdims=True)  # of structures that are annotated at all
+    return measure_marker(marker, classes, layers & ~ignored)
 
 
 def marker_of_truth(marker: Biomarker, classes: Sequence[str], truth: Truth) -> float:

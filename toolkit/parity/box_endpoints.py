@@ -110,13 +110,17 @@ def _resampled(metric: str, pair: Pair, truths: Array, setting: Setting) -> Resa
     return Resampled(
         point=statistic(np.ones((count, 1)))[0],
         drawn=replicate_weighted(statistic, count, setting.resamples, setting.seed),
-        without=leave_out(statistic, count),
+        without=leave_out(SMOOTH.get(metric, STATISTICS[metric])(pair, patients, count, setting), count),
         truths=sum_by_patient(truths[cases], patients[cases], count),
     )
 
 
 def _precision(pair: Pair, patients: NDArray[np.intp], count: int, setting: Setting) -> Weighted:
     return precision_of((pair.teacher_boxes, pair.student_boxes), patients)
+
+
+def _area(pair: Pair, patients: NDArray[np.intp], count: int, setting: Setting) -> Weighted:
+    return precision_of((pair.teacher_boxes, pair.student_boxes), patients, smooth=True)
 
 
 def _at_one_rate(pair: Pair, patients: NDArray[np.intp], count: int, setting: Setting) -> Weighted:
@@ -132,8 +136,10 @@ def _sensitivity(pair: Pair, patients: NDArray[np.intp], count: int, rates: tupl
     return sensitivity_of((pair.teacher_boxes, pair.student_boxes), patients, images, rates)
 
 
-# The table of metrics; it stands at the end because it names the functions above.
-STATISTICS: dict[str, Callable[[Pair, NDArray[np.intp], int, Setting], Weighted]] = {
+# The tables of metrics; they stand at the end because they name the functions above.
+Made = Callable[[Pair, NDArray[np.intp], int, Setting], Weighted]
+SMOOTH: dict[str, Made] = {"map50": _area}  # what patients are left out of, where the metric itself has steps
+STATISTICS: dict[str, Made] = {
     "map50": _precision,
     "sensitivity_at_fp": _at_one_rate,
     "froc": _at_all_rates,

@@ -15,6 +15,8 @@ case for the others. What the worst answer is:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -192,6 +194,7 @@ def _pair_masks(task: Task, teacher: Answers, student: Answers) -> Pair:
 def _pair_surfaces(metric: str, teacher: Array, student: Array, reference: Array) -> tuple[Array, Array]:
     known = np.where(np.isnan(reference), np.nan, teacher)
     seen = np.concatenate([known[~np.isnan(known)], student[~np.isnan(known) & ~np.isnan(student)]])
+    # `collect` gives the image's diagonal where there is no answer; this is for answers that come from elsewhere.
     worst = seen.max(initial=0.0) if metric == "hd95" else 0.0
     return known, np.where(np.isnan(student) & ~np.isnan(known), worst, student)
 
@@ -201,7 +204,9 @@ def _pair_boxes(task: Task, references: References, teacher: Answers, student: A
     known = np.array([g is not None and a is not None for g, a in zip(given, t, strict=True)], dtype=bool)
     missing = np.array([answer is None for answer in s], dtype=bool) & known
     drawn = [_boxes(box, 5, keep) for box, keep in zip(given, known, strict=True)]
-    found = [[_boxes(box, 6, keep) for box, keep in zip(boxes, known, strict=True)] for boxes in (t, s)]
+    worst = _worst_boxes(task, (t, s))
+    answered = [worst if box is None else box for box in s]
+    found = [[_boxes(box, 6, keep) for box, keep in zip(boxes, known, strict=True)] for boxes in (t, answered)]
     matches = [tuple(match_class(boxes, drawn, label) for label in range(len(task.classes))) for boxes in found]
     return Pair(
         task=task,
@@ -216,6 +221,14 @@ def _pair_boxes(task: Task, references: References, teacher: Answers, student: A
         teacher_boxes=matches[0],
         student_boxes=matches[1],
     )
+
+
+def _worst_boxes(task: Task, models: Sequence[Sequence[NDArray[np.floating] | None]]) -> Array:
+    """Give the worst answer to an image: nothing found, and one false box a class that scores more than all others."""
+    top = max(
+        (float(box[:, 4].max()) for boxes in models for box in boxes if box is not None and len(box)), default=0.0
+    )
+    return np.array([[-2.0, -2.0, -1.0, -1.0, top + 1.0, k] for k in range(len(task.classes))])
 
 
 def _boxes(boxes: NDArray[np.floating] | None, width: int, keep: bool) -> Array:

@@ -36,7 +36,7 @@ def answered(rng: np.random.Generator, truth: Array, found: float, false: float,
     corner = 300 + rng.uniform(0, 50, (wrong, 2))
     boxes = np.concatenate([mine[:, :4] + rng.uniform(-2, 2, (len(mine), 4)), np.hstack([corner, corner + 20])])
     scores = np.concatenate([rng.uniform(0.4, 1.0, len(mine)), rng.uniform(0.0, 0.7, wrong)])
-    label = np.concatenate([mine[:, 4], rng.integers(0, labels, wrong)])
+    label = np.concatenate([mine[:, 4], rng.integers(0, labels, wrong).astype(np.float64)])
     return np.column_stack([boxes, scores, label]).reshape(-1, 6)
 
 
@@ -112,17 +112,18 @@ def test_without_false_answers_every_row_is_the_share_found_with_scipys_interval
     rng = np.random.default_rng(4)
     truths = [image(rng, [0]) for _ in range(1500)]
     whole = [np.column_stack([truth[:, :4], [[0.9]], [[0.0]]]) for truth in truths]
-    right = rng.random((2, 1500)) < 0.85
-    teacher, student = ([box if hit else NONE for box, hit in zip(whole, row, strict=True)] for row in right)
+    pairs = rng.permutation(np.repeat([[1, 1], [1, 0], [0, 1], [0, 0]], [1142, 142, 156, 60], axis=0)).T
+    teacher, student = ([box if hit else NONE for box, hit in zip(whole, row, strict=True)] for row in pairs)
 
     found = by_metric(judge(truths, teacher, student, resamples=2000))[name]
 
-    theirs = ttest_rel(right[1].astype(float), right[0].astype(float)).confidence_interval(0.95)
+    theirs = ttest_rel(pairs[1], pairs[0]).confidence_interval(0.95)
     half = (theirs.high - theirs.low) / 2
-    # Average precision is read at 101 recalls, so that the share is rounded to the next hundredth.
-    shift = 0.01 if name == "map50" else 0.0
-    assert found.difference == pytest.approx((theirs.low + theirs.high) / 2, abs=shift + 1e-9)
-    assert ((found.high or 0.0) - low(found)) / 2 == pytest.approx(half, rel=0.15 if shift else 0.05)
+    # Average precision is read at 101 recalls, so that each share is rounded to the next hundredth: with a variance
+    # of 0.01^2 / 12, and away from the hundredths (0.8560 and 0.8653 here), where one patient would decide on a step.
+    rounded = (half**2 + 1.96**2 * 2 * 0.01**2 / 12) ** 0.5 if name == "map50" else half
+    assert found.difference == pytest.approx(14 / 1500, abs=0.01 if name == "map50" else 1e-9)
+    assert ((found.high or 0.0) - low(found)) / 2 == pytest.approx(rounded, rel=0.05)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -152,7 +153,20 @@ def test_identical_answers_differ_by_nothing() -> None:
     assert evidence.verdict == "pass"
 
 
-def test_a_missing_answer_is_no_box_and_no_identical_one() -> None:
+def test_a_share_on_a_hundredth_does_not_widen_the_interval_of_map50() -> None:
+    rng = np.random.default_rng(4)
+    truths = [image(rng, [0]) for _ in range(1500)]
+    whole = [np.column_stack([truth[:, :4], [[0.9]], [[0.0]]]) for truth in truths]
+    pairs = np.repeat([[1, 1], [1, 0], [0, 1], [0, 0]], [1133, 142, 157, 68], axis=0).T  # 0.8500 and 0.8600
+    teacher, student = ([box if hit else NONE for box, hit in zip(whole, row, strict=True)] for row in pairs)
+
+    found = by_metric(judge(truths, teacher, student))
+
+    widths = {name: (found[name].high or 0.0) - low(found[name]) for name in ("map50", "froc")}
+    assert widths["map50"] < 1.2 * widths["froc"]
+
+
+def test_a_missing_answer_is_a_false_box_even_where_there_is_nothing_to_find() -> None:
     truths, teacher, _ = scene(60)
     teacher[5], truths[5] = NONE, NO_TRUTH
     silent: Boxes = [*teacher]
@@ -160,7 +174,8 @@ def test_a_missing_answer_is_no_box_and_no_identical_one() -> None:
 
     evidence = judge(truths, teacher, silent)
 
-    assert all(e.difference == 0.0 and low(e) < 0.0 for e in evidence.endpoints)
+    assert all((e.difference or 0.0) <= 0.0 and low(e) < 0.0 for e in evidence.endpoints)
+    assert (by_metric(evidence)["map50"].difference or 0.0) < 0.0
     assert any("1 answers of the student are missing" in note for note in evidence.notes)
 
 
@@ -174,7 +189,7 @@ def test_a_missing_answer_where_there_is_something_to_find_is_a_loss() -> None:
 
     for name in NAMES:
         assert (one[name].difference or 0.0) < 0.0
-        assert (one[name].difference, one[name].low) == (other[name].difference, other[name].low)
+        assert (one[name].difference or 0.0) <= (other[name].difference or 0.0)  # not better than an empty answer
 
 
 @pytest.mark.parametrize("whose", ["reference", "teacher"])
@@ -187,9 +202,9 @@ def test_a_case_without_reference_or_teachers_answer_is_left_out(whose: str) -> 
     some = judge(torn["reference"], torn["teacher"], student)
     rest = judge(truths[6:], teacher[6:], student[6:])
 
-    assert [(e.cases, e.teacher, e.student) for e in some.endpoints] == [
-        (54, pytest.approx(e.teacher), pytest.approx(e.student)) for e in rest.endpoints
-    ]
+    assert {e.cases for e in some.endpoints} == {54}
+    for one, other in zip(some.endpoints, rest.endpoints, strict=True):
+        assert (one.teacher, one.student) == pytest.approx((other.teacher, other.student))
 
 
 def test_a_box_that_is_not_finite_is_no_box() -> None:
@@ -254,7 +269,7 @@ def test_without_any_case_nothing_is_claimed() -> None:
     assert [(e.verdict, e.cases) for e in evidence.endpoints] == [("underpowered", 0)] * 3
 
 
-@pytest.mark.parametrize("patients", [1, 9])
+@pytest.mark.parametrize("patients", [1, 8])
 def test_few_patients_prove_nothing(patients: int) -> None:
     truths, teacher, student = scene(27)
 
@@ -287,7 +302,7 @@ def test_scores_that_differ_by_a_rounding_are_no_proof_from_few_patients() -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_seed_moves_the_bounds_little_and_one_seed_not_at_all(name: str) -> None:
+def test_one_seed_gives_one_interval(name: str) -> None:
     truths, teacher, student = scene(60)
 
     first, again = (low(by_metric(judge(truths, teacher, student, resamples=1000))[name]) for _ in range(2))

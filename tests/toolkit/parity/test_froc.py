@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_curve
 
 from foveola.toolkit.parity import detection
@@ -16,12 +14,10 @@ from foveola.toolkit.parity.detection import ClassMatches, match_class, replicat
 from foveola.toolkit.parity.froc import RATES, froc_curve, sensitivity_at, sensitivity_of
 
 
-def matches(
-    scores: Sequence[float], hit: Sequence[int], truths: Sequence[float], image: Sequence[int] = ()
-) -> ClassMatches:
+def matches(scores: ArrayLike, hit: ArrayLike, truths: ArrayLike, image: ArrayLike | None = None) -> ClassMatches:
     """One class in whatever order; all answers in image 0 unless told."""
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    places = np.zeros(len(order), dtype=np.intp) if not len(image) else np.asarray(image, dtype=np.intp)
+    places = np.zeros(len(order), dtype=np.intp) if image is None else np.asarray(image, dtype=np.intp)
     return ClassMatches(
         scores=np.asarray(scores, dtype=np.float64)[order],
         hit=np.asarray(hit, dtype=bool)[order],
@@ -142,8 +138,7 @@ def test_a_detector_that_never_reaches_a_rate_has_the_sensitivity_of_all_its_ans
 
 
 def test_without_answers_nothing_is_found_and_without_boxes_there_is_no_sensitivity() -> None:
-    nothing = np.zeros(0, dtype=np.float64)
-    silent = matches(nothing.tolist(), [], [2.0, 1.0])
+    silent = matches([], [], [2.0, 1.0])
 
     assert sensitivity_at(silent, 2, RATES) == 0.0
     assert np.isnan(sensitivity_at(matches([0.9], [0], [0.0]), 1, RATES))
@@ -176,9 +171,7 @@ def drawn_again(found: ClassMatches, patients: NDArray[np.intp], counts: Array) 
     rows = [np.flatnonzero(found.image == n) for n in taken]
     row = np.concatenate([*rows, np.zeros(0, dtype=np.intp)]).astype(np.intp)
     place = np.concatenate([np.full(len(part), k) for k, part in enumerate(rows)] or [np.zeros(0)])
-    again = matches(
-        found.scores[row].tolist(), found.hit[row].tolist(), found.truths[taken], place.astype(int).tolist()
-    )
+    again = matches(found.scores[row], found.hit[row], found.truths[taken], place)
     return again, len(taken)
 
 

@@ -108,7 +108,8 @@ def elements(mask: Mask) -> tuple[Array, Array]:
 
 def percentile(distances: Array, lengths: Array, share: float) -> float:
     """The least distance within which such a share of the length lies, by asking each."""
-    return min(d for d in distances.tolist() if lengths[distances <= d].sum() >= share * lengths.sum() - 1e-9)
+    enough = [lengths[distances <= d].sum() >= share * lengths.sum() - 1e-9 for d in distances]
+    return float(distances[enough].min())
 
 
 def brute(truth: Mask, answer: Mask, tolerance: float) -> tuple[float, float]:
