@@ -42,7 +42,7 @@ def evidence(
     device, model card and change control, beside the proof itself. It supports a submission; it is none. A proof of
     another bundle is refused. The exit code says that the pack was written, not how the proof ended.
     """
-    from .pack import INDEX, SUMS, write_pack
+    from .pack.write import INDEX, SUMS, write_pack
 
     pack = write_pack(bundle, proof, out, protocol=protocol, key=key, unsigned=allow_unsigned)
     if as_json:

@@ -16,9 +16,9 @@ from .cli_parts import example, json_option, runs_option, say_json, stdout_for_r
 if TYPE_CHECKING:
     from ..runtime.task import Task
     from .data.samples import Columns
-    from .field import Asker, Done
-    from .field_cases import FieldCases
-    from .kept_answers import StoredAnswers
+    from .proof.cases import FieldCases
+    from .proof.field import Asker, Done
+    from .proof.kept_answers import StoredAnswers
 
 F = TypeVar("F", bound=Callable[..., Any])
 Advance = Callable[[float, float, str], None]
@@ -72,9 +72,9 @@ def answers(
     TEACHER is the folder of a finished step, or RECIPE:STEP. The file knows images by the SHA-256 of their files; no
     name, patient or pixel of an image is inside, but masks and scores are. Needs the toolkit.
     """
-    from .field_cases import manifest_of, read_cases
-    from .stored_answers import write_answers
-    from .teacher_answers import ask_step
+    from .proof.cases import manifest_of, read_cases
+    from .proof.stored_answers import write_answers
+    from .proof.teacher_answers import ask_step
 
     tasks, named = _columns(origin, columns)
     with stdout_for_results(), _voice("answers", str(teacher)) as progress:
@@ -147,8 +147,8 @@ def parity(
     numbers in them unless --names. Rows may lack a reference standard: then agreement with the teacher is told and
     nothing is proved. The verdict is the exit code (0 pass, 3 fail, 6 underpowered).
     """
-    from .field import Ask, prove_files
     from .pipeline import EXIT_CODES
+    from .proof.field import Ask, prove_files
 
     ask = Ask(
         protocol=protocol,
@@ -178,11 +178,11 @@ def _columns(origin: str | None, columns: tuple[str, ...]) -> tuple[tuple[Task, 
     import msgspec
 
     from .data.samples import Columns
-    from .field_cases import name_columns
+    from .proof.cases import name_columns
 
     named = Columns()
     if origin is not None:
-        from .protocol_new import find_origin
+        from .protocol.new import find_origin
 
         named = find_origin(origin).columns or named
     return name_columns(columns, (), msgspec.structs.replace(named, attributes=(), none={}))
@@ -199,7 +199,7 @@ def _source(teacher: Path | None, against: str | None, runs: Path, progress: Adv
     named = str(against)
 
     def ask(found: FieldCases) -> StoredAnswers:
-        from .teacher_answers import ask_step
+        from .proof.teacher_answers import ask_step
 
         return ask_step(named, runs, found.cases, lambda done, total: progress(done, total, "the teacher answers"))
 
@@ -221,8 +221,8 @@ def _voice(step: str, bundle: str) -> Iterator[Advance]:
 
 
 def _say(done: Done, code: int, *, as_json: bool) -> None:
-    from .judge import REPORT
     from .parity.evidence import EVIDENCE, FLIPS
+    from .proof.judge import REPORT
 
     evidence, files = done.evidence, {"report": REPORT, "evidence": EVIDENCE, "flips": FLIPS}
     if as_json:
@@ -240,7 +240,7 @@ def _say(done: Done, code: int, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from .table import summary_table
+    from .report.table import summary_table
 
     console = Console(highlight=False)
     (console if console.is_terminal else Console(highlight=False, width=100)).print(summary_table(evidence))

@@ -164,7 +164,7 @@ def _show(outcome: Outcome) -> None:
         import msgspec
         from rich.console import Console
 
-        from .table import Speed, summary_table
+        from .report.table import Speed, summary_table
 
         console = Console(highlight=False)
         console = console if console.is_terminal else Console(highlight=False, width=100)

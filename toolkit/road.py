@@ -23,7 +23,7 @@ from .data.dataset import Dataset
 from .knobs import Plan, Shape
 from .models.network import Teacher
 from .parity.evidence import Evidence
-from .proof import prove_bundle
+from .proof.recipe import prove_bundle
 from .ship import CORE, make_core, sign_core
 from .stage import digest_of
 from .train import distil_student, lock_teacher, teacher_answers

@@ -52,7 +52,7 @@ from .data.dataset import Dataset
 from .models.network import Network, load_network, tensor_names
 from .models.student_heads import MAX_BOXES, NMS_IOU, SCORE_FLOOR, grid_boxes
 from .parity.evidence import EVIDENCE, PROOF, decode_evidence
-from .proof import SHIPPED, SHIPPED_REPORT
+from .proof.recipe import SHIPPED, SHIPPED_REPORT
 from .score import lock_thresholds
 from .stage import digest_path
 from .temperature import read_temperatures, warmed

@@ -23,10 +23,10 @@ from ..runtime.predict import Predictor
 from .data.dataset import Dataset
 from .models.network import Teacher
 from .parity.evidence import EVIDENCE, decode_evidence
-from .proof import read_pictures
-from .provenance import here
-from .report import render_report
-from .table import Speed
+from .proof.provenance import here
+from .proof.recipe import read_pictures
+from .report.render import render_report
+from .report.table import Speed
 from .teachers.load import load_teacher
 from .teachers.team import Team
 from .train import write_json

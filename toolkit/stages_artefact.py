@@ -74,6 +74,7 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         version: of the bundle.
     """
 
+    VERSION = 2  # 1 brought neither histograms nor the list of images that the student was made with
     INPUTS = ("of",)
     ACCEPTS = {"of": ("calibrate", "quantize", "distill")}  # noqa: RUF012
     USES = frozenset({"tasks", "device"})
@@ -123,6 +124,7 @@ class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         pictures: how many of the worst flips the report shows.
     """
 
+    VERSION = 2  # 1 wrote proofs of format 1
     INPUTS = ("bundle", "against", "protocol")
     ACCEPTS = {"bundle": ("export",), "against": TEACHERS, "protocol": ("protocol",)}  # noqa: RUF012
     USES = frozenset({"tasks", "margins"})
@@ -142,7 +144,7 @@ class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Write `evidence.json`, `flips.csv` and `report.html`."""
-        from .proof import prove_bundle
+        from .proof.recipe import prove_bundle
         from .ship import CORE
         from .stages_protocol import read_step
         from .teachers.load import load_teacher
@@ -174,6 +176,7 @@ class Sign(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         require: `pass` refuses to sign what the proof did not pass; `any` signs it, with its verdict inside.
     """
 
+    VERSION = 2  # 1 let names of cases travel with the bundle
     INPUTS = ("bundle", "proof")
     ACCEPTS = {"bundle": ("export",), "proof": ("parity",)}  # noqa: RUF012
     PATHS = ("key",)

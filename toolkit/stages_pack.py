@@ -24,7 +24,7 @@ class MakePack(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Write the pack's files."""
-        from .pack import PROTOCOL, pack_files, read_sources, write_files
+        from .pack.write import PROTOCOL, pack_files, read_sources, write_files
 
         signed = work.inputs["bundle"] / f"{work.recipe.name}.foveola"
         sources = read_sources(

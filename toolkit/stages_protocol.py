@@ -51,7 +51,7 @@ class FixProtocol(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         write_atomic(work.folder / PROTOCOL_STEP, written)
 
     def _protocol(self, work: Work) -> Protocol:
-        from .protocol_new import Origin, check_data, choose_subgroups, new_protocol
+        from .protocol.new import Origin, check_data, choose_subgroups, new_protocol
 
         dataset = dataset_of(work)
         if self.file:
@@ -82,8 +82,8 @@ def read_step(folder: Path) -> Protocol:
 def _from_file(path: Path, work: Work) -> Protocol:
     """Read a protocol's YAML; one that is locked must not have changed since."""
     from .data.cells import plain_task
-    from .protocol_check import check_fit
-    from .protocol_file import lock_path, read_locked, read_protocol
+    from .protocol.check import check_fit
+    from .protocol.file import lock_path, read_locked, read_protocol
 
     tasks = tuple(plain_task(task) for task in work.tasks)
     if lock_path(path).exists():

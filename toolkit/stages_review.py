@@ -40,7 +40,7 @@ class Review(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def check_ahead(self, work: Work) -> None:
         """There is something to report on, and cases with a reference."""
-        from .review import cases_to_review
+        from .review.teachers import cases_to_review
 
         if not self.teachers and not self.trainings:
             raise FoveolaError("teachers", "no step is named", "name steps under teachers, trainings or both")
@@ -52,7 +52,7 @@ class Review(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Write `review.json` and `review.html`."""
-        from .review import review_teachers
+        from .review.teachers import review_teachers
 
         review_teachers(
             dict(zip(self.teachers, work.listed("teachers"), strict=True)),

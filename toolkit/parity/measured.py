@@ -143,7 +143,7 @@ def with_spread(
 
 def endpoint(engine: str, task: Task, measured: Measured, setting: Setting) -> Endpoint:
     """Put the verdict to a measured difference, by the rule of its metric."""
-    m, rule = measured, setting.rules.endpoints[measured.metric]
+    m, rule = _inside(measured), setting.rules.endpoints[measured.metric]
     verdict, reason = judge(m.difference, m.low, m.high, m.margin, m.hindrance, m.assay)
     if verdict == "pass" and rule.floor is not None:
         verdict, reason = judge_floor(m, rule.floor, reason)
@@ -174,6 +174,13 @@ def endpoint(engine: str, task: Task, measured: Measured, setting: Setting) -> E
         method=m.method,
         reason=reason,
     )
+
+
+def _inside(measured: Measured) -> Measured:
+    """Hold the interval to what is possible: shares differ by 1 at most."""
+    if measured.low is None or measured.high is None or not METRICS[measured.metric].share_like:
+        return measured
+    return msgspec.structs.replace(measured, low=max(measured.low, -1.0), high=min(measured.high, 1.0))
 
 
 def judge_floor(m: Measured, floor: float, passed: str) -> tuple[Verdict, str]:

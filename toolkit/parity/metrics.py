@@ -23,6 +23,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
         margin: the usual one, positive; None where it is `share` of the constant's error.
         share: of the constant's error.
         larger_is_better: otherwise the difference is turned round.
+        share_like: its values lie between 0 and 1, so that a difference lies between -1 and 1.
         says: what it is, in a few words, for tables and `--help`.
     """
 
@@ -31,21 +32,30 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     margin: float | None = None
     share: float | None = None
     larger_is_better: bool = True
+    share_like: bool = False
     says: str
 
 
 LABELS: tuple[Kind, ...] = ("binary", "multilabel")
 METRICS: dict[str, Metric] = {
-    "auc": Metric(kinds=LABELS, primary=True, margin=0.01, says="area under the ROC curve"),
-    "sensitivity": Metric(kinds=LABELS, primary=True, margin=0.02, says="sensitivity at the locked threshold"),
-    "specificity": Metric(kinds=LABELS, primary=True, margin=0.02, says="specificity at the locked threshold"),
-    "accuracy": Metric(kinds=("multiclass",), primary=True, margin=0.02, says="share of right classes"),
+    "auc": Metric(kinds=LABELS, primary=True, margin=0.01, share_like=True, says="area under the ROC curve"),
+    "sensitivity": Metric(
+        kinds=LABELS, primary=True, margin=0.02, share_like=True, says="sensitivity at the locked threshold"
+    ),
+    "specificity": Metric(
+        kinds=LABELS, primary=True, margin=0.02, share_like=True, says="specificity at the locked threshold"
+    ),
+    "accuracy": Metric(
+        kinds=("multiclass",), primary=True, margin=0.02, share_like=True, says="share of right classes"
+    ),
     "kappa": Metric(kinds=("ordinal",), primary=True, margin=0.02, says="kappa with quadratic weights"),
     "mae": Metric(
         kinds=("regression",), primary=True, share=0.05, larger_is_better=False, says="mean absolute error, in the unit"
     ),
-    "dice": Metric(kinds=("segmentation",), primary=True, margin=0.01, says="Dice coefficient"),
-    "map50": Metric(kinds=("detection",), primary=True, margin=0.02, says="mean average precision at IoU 0.5"),
+    "dice": Metric(kinds=("segmentation",), primary=True, margin=0.01, share_like=True, says="Dice coefficient"),
+    "map50": Metric(
+        kinds=("detection",), primary=True, margin=0.02, share_like=True, says="mean average precision at IoU 0.5"
+    ),
     "brier": Metric(kinds=(*LABELS, "multiclass"), margin=0.01, larger_is_better=False, says="Brier score"),
     "logloss": Metric(
         kinds=(*LABELS, "multiclass"), margin=0.05, larger_is_better=False, says="logarithmic loss, in nats"
@@ -62,7 +72,9 @@ METRICS: dict[str, Metric] = {
         larger_is_better=False,
         says="mean of student minus teacher, two one-sided tests, in the unit",
     ),
-    "nsd": Metric(kinds=("segmentation",), margin=0.02, says="normalised surface Dice at the tolerance"),
+    "nsd": Metric(
+        kinds=("segmentation",), margin=0.02, share_like=True, says="normalised surface Dice at the tolerance"
+    ),
     "hd95": Metric(
         kinds=("segmentation",),
         margin=1.0,
@@ -70,10 +82,16 @@ METRICS: dict[str, Metric] = {
         says="95th percentile of the surface distance, in pixels or mm",
     ),
     "sensitivity_at_fp": Metric(
-        kinds=("detection",), margin=0.03, says="sensitivity at a fixed number of false positives an image"
+        kinds=("detection",),
+        margin=0.03,
+        share_like=True,
+        says="sensitivity at a fixed number of false positives an image",
     ),
     "froc": Metric(
-        kinds=("detection",), margin=0.03, says="mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives"
+        kinds=("detection",),
+        margin=0.03,
+        share_like=True,
+        says="mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives",
     ),
 }
 

@@ -37,13 +37,11 @@ class MeanScatter(msgspec.Struct, frozen=True, kw_only=True):
         spread: of the teacher's value, by patient.
         independent: its standard error if every image had a patient of its own; 0 where that is not known.
         images: a patient, as the design effect counts them: sum of squares over sum.
-        hidden: what losses too rare to be seen may cost, as the proof counts them; falls with the number of patients.
     """
 
     spread: Spread
     independent: float
     images: float
-    hidden: float = 0.0
 
     def of_difference(self, correlation: float) -> Spread:
         """Give the spread of student minus teacher."""

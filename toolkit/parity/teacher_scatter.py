@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .calibration_endpoints import Loss, class_loss, label_loss
 from .cases import Answers, Array, ratio, renumbered, sum_by_patient
-from .delong import Components, compare_macro_auc, components, hidden_loss, spread
+from .delong import Components, components, spread
 from .detection import replicate_precision
 from .endpoints import measure
 from .label_endpoints import count_labels, macro_labels
@@ -55,12 +55,10 @@ def _area(compared: Pair, one: Measured, setting: Setting, answers: Answers) -> 
         tuple(_components(compared, k, patients) for k in columns) for patients in (setting.patients, alone)
     )
     weights = np.tile([1.0 / len(parts), 0.0], (len(parts), 1))
-    itself = (compared.reference[:, columns], compared.teacher[:, columns], compared.teacher[:, columns])
     return AreaScatter(
         spread=spread(parts, weights),
         independent=spread(single, weights).variance ** 0.5,
         images=_images(setting.patients[known]),
-        hidden=hidden_loss(compare_macro_auc(*itself, setting.patients), setting.alpha),
         areas=tuple(float(part.auc[0]) for part in parts),
         parts=parts,
     )

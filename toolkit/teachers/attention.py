@@ -28,7 +28,7 @@ from torch.nn import functional
 from ...runtime.task import Task
 from ..models.heads import Head
 from ..models.network import Network, Teacher
-from ..pictures import display
+from ..report.pictures import display
 from .team import Team
 
 SIDE = 240  # pixels: the longer side of each of the two panels

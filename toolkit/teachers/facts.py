@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from ..changes import TeacherFacts
 from ..models.network import Network, Teacher
+from ..proof.changes import TeacherFacts
 from .team import Team
 
 

@@ -1,0 +1,1 @@
+"""The evidence pack: what a proof leaves for a file."""

@@ -1,0 +1,1 @@
+"""The report of a proof: one page, its drawings and its words."""
