@@ -11,14 +11,11 @@ value was is not told.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from .answer import Prediction
 
 BINS = 10
 MOST_BINS = 64
@@ -72,23 +69,6 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     patients: Positive
     inputs: Histograms
     answers: Histograms
-
-
-def input_features(x_CHW: NDArray[np.float32]) -> dict[str, float]:
-    """Describe a prepared image (C, H, W) in 0..1: mean, standard deviation, and variance of the Laplacian."""
-    grey = x_CHW.mean(axis=0, dtype=np.float32)
-    edges = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    return {"brightness": float(grey.mean()), "contrast": float(grey.std()), "sharpness": float(edges.var())}
-
-
-def answer_features(prediction: Prediction) -> dict[str, float]:
-    """Describe an answer by "task/label": probabilities and values; masks and boxes are left out."""
-    found = {f"{one.task}/{one.label}": one.probability for one in prediction.findings}
-    for choice in prediction.choices:
-        pairs = zip(choice.classes, choice.probabilities, strict=True)
-        found |= {f"{choice.task}/{label}": chance for label, chance in pairs}
-    found |= {f"{one.task}/{one.name}": one.value for one in prediction.measurements}
-    return found
 
 
 def decile_edges(values: NDArray[np.floating], bins: int = BINS) -> tuple[float, ...]:

@@ -73,8 +73,8 @@ def answers(
     name, patient or pixel of an image is inside, but masks and scores are. Needs the toolkit.
     """
     from .proof.cases import manifest_of, read_cases
+    from .proof.finished_step import ask_step
     from .proof.stored_answers import write_answers
-    from .proof.teacher_answers import ask_step
 
     tasks, named = _columns(origin, columns)
     with stdout_for_results(), _voice("answers", str(teacher)) as progress:
@@ -182,7 +182,7 @@ def _columns(origin: str | None, columns: tuple[str, ...]) -> tuple[tuple[Task, 
 
     named = Columns()
     if origin is not None:
-        from .protocol.new import find_origin
+        from .protocol.origin import find_origin
 
         named = find_origin(origin).columns or named
     return name_columns(columns, (), msgspec.structs.replace(named, attributes=(), none={}))
@@ -199,7 +199,7 @@ def _source(teacher: Path | None, against: str | None, runs: Path, progress: Adv
     named = str(against)
 
     def ask(found: FieldCases) -> StoredAnswers:
-        from .proof.teacher_answers import ask_step
+        from .proof.finished_step import ask_step
 
         return ask_step(named, runs, found.cases, lambda done, total: progress(done, total, "the teacher answers"))
 

@@ -49,7 +49,7 @@ def new(origin: str, data: Path | None, out: Path, changes: tuple[str, ...], as_
     that describe the cases become subgroups: those of the recipe, or without one those with few values. Without --data
     a recipe's own data are taken, if they are there.
     """
-    from .protocol.new import write_new
+    from .protocol.origin import write_new
 
     written = write_new(origin, data, out, changes)
     for note in written.notes:
@@ -76,7 +76,7 @@ def lock(file: Path, origin: str | None, data: Path | None, as_json: bool) -> No
     those. A protocol that is locked already and has not changed stays as it is; one that changed is refused.
     """
     from .protocol.file import lock_path, lock_protocol
-    from .protocol.new import check_ahead
+    from .protocol.origin import check_ahead
 
     notes = check_ahead(file, origin, data)
     locked = lock_protocol(file)

@@ -27,7 +27,8 @@ from ..runtime.answer import decode, tempered
 from ..runtime.bundle import Bundle, read_unverified, write_bundle
 from ..runtime.engine import Session, open_session
 from ..runtime.errors import FoveolaError, ProofFailedError, UnderpoweredError
-from ..runtime.histogram import Reference, answer_features, histograms, input_features
+from ..runtime.features import answer_features, input_features
+from ..runtime.histogram import Reference, histograms
 from ..runtime.image import decode_image, prepare
 from ..runtime.manifest import (
     FORMAT,

@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from scipy.ndimage import laplace
 
 from foveola.runtime.answer import Choice, Finding, Measurement, Prediction
+from foveola.runtime.features import answer_features, input_features
 from foveola.runtime.histogram import (
     BINS,
     MOST_BINS,
     MOST_COUNT,
     Histogram,
-    answer_features,
     counted,
     decile_edges,
     histograms,
-    input_features,
 )
 
 RNG = np.random.default_rng(5)

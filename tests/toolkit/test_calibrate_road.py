@@ -13,7 +13,8 @@ from sklearn.metrics import log_loss
 
 from foveola.runtime.bundle import Bundle, read_unverified
 from foveola.runtime.errors import FoveolaError
-from foveola.runtime.histogram import answer_features, counted
+from foveola.runtime.features import answer_features
+from foveola.runtime.histogram import counted
 from foveola.runtime.image import decode_image, prepare
 from foveola.runtime.predict import Predictor
 from foveola.runtime.seen import SEEN, find_seen
@@ -185,7 +186,7 @@ def test_the_recipe_of_the_document_is_valid() -> None:
 
     steps = {step.name: step.kind for step in parse_recipe((before + part + after).encode(), STAGES).road}
 
-    assert list(steps)[3:6] == ["int8", "warm", "bundle"]
+    assert list(steps)[4:7] == ["int8", "warm", "bundle"]
     assert steps["warm"] == "calibrate"
 
 

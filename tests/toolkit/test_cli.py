@@ -298,7 +298,12 @@ def test_ctrl_c_leaves_a_state_from_which_the_same_command_goes_on(tmp_path: Pat
     (tmp_path / "tiny.yaml").write_text(text)
     command = [sys.executable, __file__, "run", "tiny.yaml"]
 
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    def hear() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job is started deaf to it
+
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=hear
+    ) as process:
         deadline = time.monotonic() + 30
         while not list(tmp_path.glob("runs/tiny/noise-*/begun")) and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ...runtime.answer import Box, Prediction, decode
 from ...runtime.errors import FoveolaError
-from ...runtime.histogram import answer_features, input_features
+from ...runtime.features import answer_features, input_features
 from ...runtime.image import Geometry, decode_image, prepare
 from ...runtime.manifest import InputSpec, TaskOutput
 from ...runtime.predict import Predictor

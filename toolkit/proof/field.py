@@ -186,7 +186,7 @@ def _columns(bundle: Bundle, origin: str | None) -> tuple[tuple[Task, ...], Colu
     shipped = tuple(output.task for output in bundle.manifest.outputs)
     if origin is None:
         return shipped, Columns()
-    from ..protocol.new import find_origin
+    from ..protocol.origin import find_origin
 
     found = find_origin(origin)
     plain = {task.name: task for task in found.plain_tasks}

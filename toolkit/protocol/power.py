@@ -13,7 +13,8 @@ from ..parity.power import CORRELATIONS, Planned, foresee, joint_power, plan_one
 from ..parity.protocol import Protocol
 from .check import check_fit
 from .file import look_at
-from .new import Origin, check_data, find_origin, read_named
+from .new import Origin, check_data, read_named
+from .origin import find_origin
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset

@@ -39,7 +39,7 @@ from foveola.toolkit.data.hashing import file_sha256
 from foveola.toolkit.proof.kept_answers import StoredAnswers, store_answers
 from foveola.toolkit.proof.stored_answers import write_answers
 from foveola.toolkit.protocol.file import lock_protocol
-from foveola.toolkit.protocol.new import write_new
+from foveola.toolkit.protocol.origin import write_new
 
 SIDE, CELL, CASES = 32, 4, 60
 POOLED = {"findings": ([20.0, -20.0], [-6.0, 6.0]), "age": ([2.0], [-1.0])}

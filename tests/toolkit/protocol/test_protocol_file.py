@@ -356,7 +356,7 @@ def test_ages_and_measurements_are_no_identifiers() -> None:
 def test_a_locked_protocol_is_read_without_torch(file: Path) -> None:
     lock_protocol(file)
     code = (
-        "import sys; from pathlib import Path; from foveola.toolkit.protocol_file import read_locked\n"
+        "import sys; from pathlib import Path; from foveola.toolkit.protocol.file import read_locked\n"
         "print(read_locked(Path(sys.argv[1])).name, [n for n in ('torch', 'PIL', 'rich') if n in sys.modules])"
     )
 
