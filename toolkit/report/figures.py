@@ -94,7 +94,9 @@ def scale_of(estimates: Sequence[float], ends: Sequence[float]) -> Scale:
 
 def forest_axis(scale: Scale) -> Markup:
     """Draw the head of the forest plot's column."""
-    narrow = scale.high - scale.low > 4  # margins; then minus the margin and zero lie too close for both names
+    width = scale.high - scale.low
+    # Over more than four margins minus the margin and zero lie too close for both names; at the edge there is no room.
+    narrow = width > 4 and -1 - scale.low > 0.3 * width
     ticks = [
         tag("text", f"{MINUS}margin", x=scale.at(-1), y="2.1em", text_anchor="end" if narrow else "middle"),
         tag("text", "0", x=scale.at(0), y="2.1em", text_anchor="middle"),
