@@ -61,6 +61,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
     missing: int  # answers of the student that count as the worst
     left_out: int  # answers left out because the teacher gave none
+    nothing_right: int  # masks of the student whose Dice is 0 though it answered
+    identical: bool  # the student's answers equal the teacher's bit for bit
 
 
 class Beside(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +168,7 @@ def prove(
             row for task in asked for name in models for row in _reliability(name, task, material, models[name])
         ),
         changes=extra.changes,
-        policies=_policies(material, parts),
+        policies=_policies(material, parts, patients),
         notes=(
             *_attribute_notes(material.cases),
             *_patient_notes(patients),
@@ -218,7 +220,15 @@ def _compare(engine: str, task: Task, material: Material, setting: Setting) -> P
         notes=[f"{engine}: {note}" for note in notes],
         missing=int(compared.missing.sum()),
         left_out=compared.left_out,
+        nothing_right=_nothing_right(compared),
+        identical=compared.identical,
     )
+
+
+def _nothing_right(compared: Pair) -> int:
+    if compared.task.kind != "segmentation":
+        return 0
+    return int(((compared.student == 0.0) & compared.known & ~compared.missing).sum())
 
 
 def _judged(engine: str, measured: Measured, compared: Pair, setting: Setting) -> Endpoint:
@@ -256,12 +266,18 @@ def _attribute_notes(cases: Cases) -> list[str]:
     ]
 
 
-def _policies(material: Material, parts: Sequence[Part]) -> dict[str, int]:
+def _policies(material: Material, parts: Sequence[Part], patients: NDArray[np.intp]) -> dict[str, int]:
     """Count what the policies for gaps met with; see docs/proof.md, "Gaps"."""
     return {
         "copies of an image left out": material.copies,
         "answers of the student missing, counted as the worst": sum(part.missing for part in parts),
         "answers left out because the teacher gave none": sum(part.left_out for part in parts),
+        "masks of the student without anything right, counted as Dice 0": sum(part.nothing_right for part in parts),
+        "tasks and engines whose answers equal the teacher's bit for bit": sum(part.identical for part in parts),
+        "subgroups and labels too small to be trusted, or of one class": sum(
+            group.few for part in parts for group in part.subgroups
+        ),
+        "images of the patient who has most": int(np.bincount(patients).max(initial=0)),
     }
 
 

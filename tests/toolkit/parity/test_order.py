@@ -36,6 +36,7 @@ def test_a_copied_case_counts_once_and_is_counted() -> None:
 
     assert twice.endpoints == once.endpoints
     assert twice.policies["copies of an image left out"] == 100
+    assert twice.policies["images of the patient who has most"] == once.policies["images of the patient who has most"]
 
 
 def test_without_digests_nothing_is_known_of_copies() -> None:

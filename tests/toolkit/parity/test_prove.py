@@ -438,3 +438,22 @@ def test_nothing_known_about_any_case_is_underpowered_for_every_kind(task: Task,
 
     assert evidence.verdict == "underpowered"
     assert decode_evidence(encode_evidence(evidence)) == evidence
+
+
+def test_every_policy_for_gaps_is_counted() -> None:
+    rng = np.random.default_rng(0)
+    teacher = rng.beta(30, 2, (60, 2))
+    student = teacher.copy()
+    student[:3, 0] = 0.0  # missed wholly
+    student[7] = np.nan
+    cases = make_cases(60, 20, site=("A",) * 57 + ("B",) * 3)
+
+    found = compare(LUNGS, None, teacher, student, cases=cases).policies
+    same = compare(LUNGS, None, teacher, teacher.copy()).policies
+
+    assert found["masks of the student without anything right, counted as Dice 0"] == 3
+    assert found["answers of the student missing, counted as the worst"] == 2
+    assert found["subgroups and labels too small to be trusted, or of one class"] == 1
+    assert found["images of the patient who has most"] == 3
+    assert found["tasks and engines whose answers equal the teacher's bit for bit"] == 0
+    assert same["tasks and engines whose answers equal the teacher's bit for bit"] == 1
