@@ -60,12 +60,12 @@ POLICIES = {
     "answers left out because the teacher gave none": "The case leaves the endpoint: counting it as wrong would help "
     "the student.",
     "masks of the student without anything right, counted as Dice 0": "A structure that is missed, or found where "
-    "there is none, has Dice 0 and surface Dice 0, and HD95 the image's diagonal; it never leaves the mean. Two empty masks "
-    "agree.",
-    "tasks and engines whose answers equal the teacher's bit for bit": "The difference is 0 and its interval "
-    "[0, 0]; nothing is extrapolated to answers that were not seen.",
-    "subgroups and labels too small to be trusted, or of one class": "Fewer than 10 patients, or of either class: shown "
-    "and marked, without a p value, never dropped. In an endpoint they are named, and nothing is proved about them.",
+    "there is none, has Dice 0 and surface Dice 0, and HD95 the image's diagonal; it never leaves the mean. Two empty "
+    "masks agree.",
+    "tasks and engines whose answers equal the teacher's bit for bit": "The difference is 0 and its "
+    "interval [0, 0]; nothing is extrapolated to answers that were not seen.",
+    "subgroups and labels too small to be trusted, or of one class": "Fewer than 10 patients, or of either class: "
+    "shown and marked, without a p value, never dropped. In an endpoint they are named, and nothing is proved about them.",
     "images of the patient who has most": "All images of a patient are one piece of evidence, however many; a patient "
     "with a tenth of the cases is named in the notes.",
 }
