@@ -65,7 +65,7 @@ POLICIES = {
     "tasks and engines whose answers equal the teacher's bit for bit": "The difference is 0 and its "
     "interval [0, 0]; nothing is extrapolated to answers that were not seen.",
     "subgroups and labels too small to be trusted, or of one class": "Fewer than 10 patients, or of either class: "
-    "shown and marked, without a p value, never dropped. In an endpoint they are named, and nothing is proved about them.",
+    "shown and marked, without a p value, never dropped. In an endpoint they are named; nothing is proved about them.",
     "images of the patient who has most": "All images of a patient are one piece of evidence, however many; a patient "
     "with a tenth of the cases is named in the notes.",
 }
