@@ -18,7 +18,15 @@ import msgspec
 import yaml
 
 from ..runtime.errors import FoveolaError
-from ..runtime.manifest import EngineName, EngineOptions, OnnxRuntimeOptions, OpenVinoOptions
+from ..runtime.manifest import (
+    Arithmetic,
+    Budget,
+    EngineName,
+    EngineOptions,
+    OnnxRuntimeOptions,
+    OpenVinoOptions,
+    TensorRtOptions,
+)
 
 FOLDER = Path(__file__).parent
 
@@ -62,17 +70,12 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """One engine and the settings under which a bundle is validated on it."""
 
     engine: EngineName
-    threads: Count
-    arithmetic: Literal["int8", "float32"] = "int8"
+    versions: str = ""  # a specifier of PEP 440 (">=1.20,<2"); empty: any
+    threads: Count = 1
+    precisions: tuple[Arithmetic, ...] = ("int8", "float32")  # the preferred first
     spinning: bool = True  # ONNX Runtime: threads wait busily between layers; quick, but warm
-
-
-class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a network may cost, from the file's bytes to the findings."""
-
-    latency_ms: Positive  # median, batch 1
-    size_mb: Positive  # of the bundle
-    memory_mib: Positive  # peak resident
+    pinned: bool = False  # each thread stays on one core
+    plugin: Literal["CPU", "GPU", "NPU"] = "CPU"  # OpenVINO
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -109,7 +112,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         ]
         if len({one.engine for one in self.engines}) != len(self.engines) or not self.engines:
             faults.append("engines must be named once each, and one at least")
-        int8 = any(one.arithmetic == "int8" for one in self.engines)
+        int8 = any("int8" in one.precisions for one in self.engines)
         if int8 and not self.cpu.int8_dot and self.cpu.architecture == "x86_64" and self.export.weight_bits == 8:
             faults.append("int8 without VNNI overflows with 8-bit weights: set export.weight_bits to 7")
         return faults
@@ -155,9 +158,19 @@ def engine_options(profile: Profile) -> tuple[EngineOptions, ...]:
     options: list[EngineOptions] = []
     for one in profile.engines:
         if one.engine == "onnxruntime":
-            options.append(OnnxRuntimeOptions(arithmetic=one.arithmetic, threads=one.threads, spinning=one.spinning))
+            options.append(
+                OnnxRuntimeOptions(
+                    arithmetic=one.precisions[0], threads=one.threads, spinning=one.spinning, pinned=one.pinned
+                )
+            )
+        elif one.engine == "openvino":
+            options.append(
+                OpenVinoOptions(
+                    arithmetic=one.precisions[0], threads=one.threads, pinned=one.pinned, plugin=one.plugin
+                )
+            )
         else:
-            options.append(OpenVinoOptions(arithmetic=one.arithmetic, threads=one.threads))
+            options.append(TensorRtOptions(arithmetic=one.precisions[0]))
     return tuple(options)
 
 

@@ -29,7 +29,7 @@ from .bundle import Bundle, open_bundle, read_unverified
 from .engine import engine_of, is_installed
 from .errors import ExitCode, FoveolaError, UsageError
 from .image import decode_image
-from .manifest import TaskOutput
+from .manifest import EngineOptions, TaskOutput, TensorRtOptions
 from .measure import bench
 from .predict import Predictor
 from .selftest import GOLDEN, first_golden_image, self_test
@@ -168,7 +168,7 @@ def _inspect(arguments: argparse.Namespace) -> Answer:
         f"digest      {bundle.digest}",
         f"signature   {'present, not checked here' if result['signed'] else 'none'}",
         f"input       {spec.width} x {spec.height}, {'grey' if spec.channels == 1 else 'colour'}, {spec.fit}",
-        *(f"engine      {_engine_words(engine_of(o), o.arithmetic, o.threads)}" for o in manifest.engines),
+        *(f"engine      {_engine_words(o)}" for o in manifest.engines),
         *(f"task        {_task_words(output)}" for output in manifest.outputs),
         *(f"member      {name} {size} bytes" for name, size in sizes.items()),
         f"calibrated  on {manifest.calibration.images} images ({manifest.calibration.method})",
@@ -176,8 +176,10 @@ def _inspect(arguments: argparse.Namespace) -> Answer:
     return ExitCode.DONE, result, lines
 
 
-def _engine_words(engine: Any, arithmetic: str, threads: int) -> str:
-    return f"{engine} {arithmetic}, {threads} threads, {'installed' if is_installed(engine) else 'not installed here'}"
+def _engine_words(options: EngineOptions) -> str:
+    engine = engine_of(options)
+    threads = "" if isinstance(options, TensorRtOptions) else f", {options.threads} threads"
+    return f"{engine} {options.arithmetic}{threads}, {'installed' if is_installed(engine) else 'not installed here'}"
 
 
 def _task_words(output: TaskOutput) -> str:

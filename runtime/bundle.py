@@ -31,10 +31,11 @@ from .container import read_members as read_members
 from .container import refusal
 from .errors import FoveolaError, NotVouchedError
 from .external_data import holds_external_data
-from .manifest import Manifest, OpenVinoOptions, decode_manifest
+from .manifest import Manifest, decode_manifest
 from .signature import MAX_KEY_BYTES, SIGNATURE, member_digests, verify_digests
 
 PROOF_MEMBERS = frozenset({"parity.json", "report.html"})  # made after the proof, so not part of what was proved
+GRAPHS = ("model.onnx", "tensorrt.onnx")  # members in which a path to another file could hide
 KEY_VARIABLE = "FOVEOLA_KEY"  # environment variable: path of the public key that the device trusts
 
 
@@ -154,12 +155,12 @@ def _decode(members: dict[str, bytes], digests: Mapping[str, str], place: str) -
         raise refusal(place, "no manifest.json")
     manifest = decode_manifest(members["manifest.json"], f"{place}: manifest.json")
     for engine in manifest.engines:
-        files = (engine.graph, engine.weights) if isinstance(engine, OpenVinoOptions) else (engine.graph,)
-        for name in files:
+        for name in engine.files:
             if name not in members:
                 raise refusal(f"{place}: manifest.json", f"an engine needs {name!a}, which is not in the bundle")
-    if holds_external_data(members.get("model.onnx", b"")):
-        raise refusal(f"{place}: model.onnx", "keeps weights in other files, or cannot be searched for them")
+    for name in GRAPHS:
+        if holds_external_data(members.get(name, b"")):
+            raise refusal(f"{place}: {name}", "keeps weights in other files, or cannot be searched for them")
     return Bundle(manifest, members, _digest(digests), _core_digest(digests))
 
 

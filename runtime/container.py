@@ -30,6 +30,8 @@ MEMBERS: dict[str, int] = {
     "model.onnx": 256 * MIB,
     "openvino.xml": 16 * MIB,
     "openvino.bin": 256 * MIB,
+    "tensorrt.onnx": 256 * MIB,
+    "tensorrt.json": 1 * MIB,
     "golden.npz": 64 * MIB,
     "sbom.cdx.json": 4 * MIB,
     SEEN: 16 * MIB,

@@ -4,26 +4,41 @@ Laws:
 - An engine is imported in the one function that opens it; importing this file loads none.
 - Every setting that changes answers or times comes from the manifest or stands here as a constant; an engine's own
   default counts for nothing, and nothing is read from or written to a cache.
-- The input is named `image`: float32 (1, channels, height, width).
+- What an engine says of its own settings after it has opened is held against the manifest; a session that runs
+  otherwise is refused.
+- The input is named `image`: (1, channels, height, width), float32 in 0..1 or uint16 in 0..65535.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FoveolaError, MissingPartError
-from .manifest import EngineName, EngineOptions, OnnxRuntimeOptions, OpenVinoOptions
+from .manifest import EngineName, EngineOptions, OnnxRuntimeOptions, OpenVinoOptions, TensorRtOptions
 from .offline import forbid_telemetry
 
 INPUT = "image"
-INSTALL: dict[EngineName, str] = {"onnxruntime": "pip install foveola", "openvino": "pip install 'foveola[openvino]'"}
+InputType = Literal["float32", "uint16"]
+Tensor = NDArray[np.float32] | NDArray[np.uint16]
+WORDS = 65535  # the uint16 that stands for 1.0
+INSTALL: dict[EngineName, str] = {
+    "onnxruntime": "pip install foveola",
+    "openvino": "pip install 'foveola[openvino]'",
+    "tensorrt": "pip install 'foveola[tensorrt]', or take the one that JetPack brings",
+}
+_NAMES: dict[type[EngineOptions], EngineName] = {
+    OnnxRuntimeOptions: "onnxruntime",
+    OpenVinoOptions: "openvino",
+    TensorRtOptions: "tensorrt",
+}
 
 
 class Session(Protocol):
@@ -35,18 +50,41 @@ class Session(Protocol):
         ...
 
     @property
+    def input_type(self) -> InputType:
+        """Type of the input `image`."""
+        ...
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the graph's outputs."""
         ...
 
-    def run(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Run the graph on one input (1, C, H, W), contiguous; the arrays returned are the caller's own."""
+    def run(self, tensor: Tensor) -> dict[str, NDArray[np.float32]]:
+        """Run the graph on one input (1, C, H, W), contiguous; the arrays returned are the caller's own.
+
+        float32 in 0..1 and uint16 in 0..65535 are both taken and turned into the graph's type (see `as_input`).
+        """
         ...
+
+
+def as_input(tensor: Tensor, wanted: InputType) -> Tensor:
+    """Turn an input into the graph's type: 0..1 as float32 is 0..65535 as uint16, rounded to the nearest.
+
+    Words that become floats and words again are the same words.
+    """
+    if tensor.dtype == wanted:
+        return tensor
+    if wanted == "uint16":
+        words: NDArray[np.uint16] = np.rint(tensor.astype(np.float64).clip(0, 1) * WORDS).astype(np.uint16)
+        return words
+    shares: NDArray[np.float32] = tensor.astype(np.float32)
+    shares /= WORDS
+    return shares
 
 
 def engine_of(options: EngineOptions) -> EngineName:
     """Name the engine of some options."""
-    return "onnxruntime" if isinstance(options, OnnxRuntimeOptions) else "openvino"
+    return _NAMES[type(options)]
 
 
 def is_installed(engine: EngineName) -> bool:
@@ -89,31 +127,55 @@ class _OnnxRuntime:
         )
         self.outputs: tuple[str, ...] = tuple(output.name for output in session.get_outputs())
         self._names = list(self.outputs)
+        self.input_type: InputType = _input_type(_ORT_TYPES, session.get_inputs()[0].type, options.graph)
+        _require("onnxruntime", _ort_wanted(onnxruntime, options), _ort_found(session))
 
-    def run(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def run(self, tensor: Tensor) -> dict[str, NDArray[np.float32]]:
         # Tried and not better: io_binding saves less than 0.01 ms with outputs of this size.
-        return dict(zip(self.outputs, self._session.run(self._names, {INPUT: tensor}), strict=True))
+        fed = {INPUT: as_input(tensor, self.input_type)}
+        return dict(zip(self.outputs, self._session.run(self._names, fed), strict=True))
 
 
 _ORT_REFUSALS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
+_ORT_TYPES: dict[str, InputType] = {"tensor(float)": "float32", "tensor(uint16)": "uint16"}
+_ORT_LEVELS = {"disable": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
+_SPINNING, _AFFINITIES = "session.intra_op.allow_spinning", "session.intra_op_thread_affinities"
+
+
+def _ort_wanted(onnxruntime: Any, options: OnnxRuntimeOptions) -> dict[str, object]:
+    level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{_ORT_LEVELS[options.graph_optimization]}")
+    return {
+        "graph_optimization_level": level,
+        "intra_op_num_threads": options.threads,
+        "inter_op_num_threads": 1,
+        "execution_mode": onnxruntime.ExecutionMode.ORT_SEQUENTIAL,
+        _SPINNING: "1" if options.spinning else "0",
+        "providers": ["CPUExecutionProvider"],
+    }
 
 
 def _ort_options(onnxruntime: Any, options: OnnxRuntimeOptions) -> Any:
-    level = onnxruntime.GraphOptimizationLevel
-    levels = {
-        "disable": level.ORT_DISABLE_ALL,
-        "basic": level.ORT_ENABLE_BASIC,
-        "extended": level.ORT_ENABLE_EXTENDED,
-        "all": level.ORT_ENABLE_ALL,
-    }
     chosen = onnxruntime.SessionOptions()
-    chosen.graph_optimization_level = levels[options.graph_optimization]
-    chosen.intra_op_num_threads = options.threads
-    chosen.inter_op_num_threads = 1
-    chosen.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    wanted = _ort_wanted(onnxruntime, options)
+    for name in ("graph_optimization_level", "intra_op_num_threads", "inter_op_num_threads", "execution_mode"):
+        setattr(chosen, name, wanted[name])
     chosen.log_severity_level = 3  # errors
-    chosen.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
+    chosen.add_session_config_entry(_SPINNING, wanted[_SPINNING])
+    if options.pinned and options.threads > 1:
+        # The calling thread is the first of the pool and stays where the system puts it; cores count from 1 here.
+        chosen.add_session_config_entry(_AFFINITIES, ";".join(str(core) for core in range(2, options.threads + 1)))
     return chosen
+
+
+def _ort_found(session: Any) -> dict[str, object]:
+    """Read back under which settings a session runs."""
+    chosen = session.get_session_options()
+    names = ("graph_optimization_level", "intra_op_num_threads", "inter_op_num_threads", "execution_mode")
+    return {
+        **{name: getattr(chosen, name) for name in names},
+        _SPINNING: chosen.get_session_config_entry(_SPINNING),
+        "providers": list(session.get_providers()),
+    }
 
 
 class _OpenVino:
@@ -122,40 +184,86 @@ class _OpenVino:
         import openvino
 
         assert isinstance(options, OpenVinoOptions)
-        settings = {
-            "INFERENCE_PRECISION_HINT": options.inference_precision,
-            "INFERENCE_NUM_THREADS": options.threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "CACHE_DIR": "",
-        }
+        settings = _ov_settings(options)
         try:
             core = openvino.Core()
             model = core.read_model(members[options.graph], members[options.weights])
-            compiled = core.compile_model(model, "CPU", settings)
+            compiled = core.compile_model(model, options.plugin, {**settings, "CACHE_DIR": ""})
             # A graph with open axes has no `shape` and is refused here.
             inputs = {x.any_name: tuple(x.shape) for x in compiled.inputs}
         except RuntimeError as error:
             raise _refused(options.graph, "openvino", openvino.__version__, error) from None
         self.input_shape: tuple[int | str, ...] = _only_input(inputs, options.graph)
-        # An old plugin may drop a hint without a word.
-        assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == options.inference_precision
+        kind = compiled.inputs[0].element_type.to_string()
+        self.input_type: InputType = _input_type(_OV_TYPES, kind, options.graph)
+        # An old plugin may drop a hint without a word, and an environment may set others.
+        _require("openvino", _ov_possible(settings), {name: _ov_found(compiled, name) for name in settings})
         self._lock = Lock()
         self._request = compiled.create_infer_request()
-        self._input = np.zeros(inputs[INPUT], np.float32)
+        self._input = np.zeros(inputs[INPUT], self.input_type)
         # Bound once: the engine reads where `run` writes, and nothing is allocated for a call.
         self._bound = openvino.Tensor(self._input, shared_memory=True)
         self._request.set_input_tensor(self._bound)
         self.outputs: tuple[str, ...] = tuple(output.any_name for output in compiled.outputs)
 
-    def run(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def run(self, tensor: Tensor) -> dict[str, NDArray[np.float32]]:
         assert tensor.shape == self._input.shape, tensor.shape
         with self._lock:
-            np.copyto(self._input, tensor)
+            np.copyto(self._input, as_input(tensor, self.input_type))
             # `infer()` would build a dictionary of its own with another copy.
             self._request.start_async()
             self._request.wait()
             return {name: self._request.get_output_tensor(index).data.copy() for index, name in enumerate(self.outputs)}
+
+
+_OV_TYPES: dict[str, InputType] = {"f32": "float32", "u16": "uint16"}
+
+
+def _ov_settings(options: OpenVinoOptions) -> dict[str, object]:
+    """All that changes answers or times; threads are the CPU plugin's alone."""
+    shared: dict[str, object] = {
+        "INFERENCE_PRECISION_HINT": options.inference_precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+    if options.plugin != "CPU":
+        return shared
+    return {**shared, "INFERENCE_NUM_THREADS": options.threads, "ENABLE_CPU_PINNING": options.pinned}
+
+
+def _ov_possible(settings: Mapping[str, object]) -> dict[str, object]:
+    """What the plugin makes of the settings here: it takes no more threads than there are cores."""
+    threads = settings.get("INFERENCE_NUM_THREADS")
+    if not isinstance(threads, int):
+        return dict(settings)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or threads
+    return {**settings, "INFERENCE_NUM_THREADS": min(threads, cores)}
+
+
+def _ov_found(compiled: Any, name: str) -> object:
+    """Read a setting back as the kind of value that it was given as."""
+    value = compiled.get_property(name)
+    return value.to_string() if name == "INFERENCE_PRECISION_HINT" else value
+
+
+def _require(engine: str, wanted: Mapping[str, object], found: Mapping[str, object]) -> None:
+    """Hold an engine's settings against those of the manifest.
+
+    Raises:
+        FoveolaError: one of them is another.
+    """
+    others = [
+        f"{name} is {found[name]}, validated was {value}" for name, value in wanted.items() if found[name] != value
+    ]
+    if others:
+        fault = f"the session runs otherwise than it was validated: {'; '.join(others)}"
+        raise FoveolaError(engine, fault, "unset what overrides it, or take the engine's version of the bundle")
+
+
+def _input_type(types: Mapping[str, InputType], found: str, member: str) -> InputType:
+    if found not in types:
+        raise FoveolaError(member, f"its input is {found}, neither float32 nor uint16", "make the bundle anew")
+    return types[found]
 
 
 ENGINES: dict[EngineName, Callable[[EngineOptions, Mapping[str, bytes]], Session]] = {

@@ -18,9 +18,13 @@ FORMAT = 1  # raised whenever an older reader would misread a newer manifest
 
 TEMPERED: tuple[Kind, ...] = ("binary", "multilabel", "multiclass", "ordinal")  # kinds that have a temperature
 
+MOST_CANDIDATES = 2**17  # boxes (kept proposals times classes) that a device sorts for one image of a task
+
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Temperature = Annotated[float, msgspec.Meta(ge=0.01, le=100)]  # beyond it a probability says nothing any more
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Amount = Annotated[float, msgspec.Meta(gt=0)]
+Arithmetic = Literal["int8", "float16", "float32"]  # of the layers; the last of every head is never int8
 
 
 class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -38,6 +42,8 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         high: upper percentile.
         mean: per channel, subtracted inside the graph (its first layer), not on the device.
         std: per channel, divided by inside the graph.
+        tensor: type of the graph's input `image`: `float32` in 0..1, or `uint16` in 0..65535, which the graph's first
+            layer divides by 65535; a detector's words then go in as they are.
     """
 
     height: Positive
@@ -50,6 +56,29 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     high: float = 99.5
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
+    tensor: Literal["float32", "uint16"] = "float32"
+
+
+class Proposals(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A detector of two stages (Faster R-CNN): how its dense tensors become boxes; see `runtime.two_stage`.
+
+    The limits bound the time and memory that a manifest can ask of the device.
+
+    Args:
+        levels: proposals of each level of the feature pyramid, in the order in which they stand in the tensors.
+        nms_iou: overlap (IoU) above which the weaker of two proposals of a level is dropped.
+        kept: at most so many proposals an image reach the second stage.
+        min_side: proposals with a shorter side are dropped, in input pixels.
+        box_min_side: likewise for the boxes of the second stage.
+        weights: by which the second stage's offsets of x, y, width and height are divided.
+    """
+
+    levels: Annotated[tuple[Annotated[int, msgspec.Meta(gt=0, le=4096)], ...], msgspec.Meta(min_length=1, max_length=8)]
+    nms_iou: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.7
+    kept: Annotated[int, msgspec.Meta(gt=0, le=2048)] = 1000
+    min_side: Annotated[float, msgspec.Meta(ge=0, le=1024)] = 1e-3
+    box_min_side: Annotated[float, msgspec.Meta(ge=0, le=1024)] = 1e-2
+    weights: tuple[Amount, Amount, Amount, Amount] = (10.0, 10.0, 5.0, 5.0)
 
 
 class TaskOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -57,7 +86,8 @@ class TaskOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Args:
         task: the task; its classes are the labels of the answer.
-        tensors: names of the graph's outputs; detection has two, boxes (1, 4, h, w) and scores (1, C, h, w).
+        tensors: names of the graph's outputs; detection has two, boxes (1, 4, h, w) and scores (1, C, h, w); with
+            `proposals` four, see `runtime.two_stage`.
         thresholds: the locked decision threshold of each class that has one (binary: one; multilabel: C; detection: C;
             sigmoid segmentation: C), as probabilities.
         mean: regression: answer = raw * std + mean, per measure.
@@ -68,6 +98,7 @@ class TaskOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         nms_iou: detection: overlap (IoU) above which the weaker of two boxes of a label is dropped.
         score_floor: detection: boxes below are not reported at all.
         max_boxes: detection: at most so many boxes an image.
+        proposals: detection by two stages; None for one stage on a grid.
     """
 
     task: Task
@@ -80,44 +111,96 @@ class TaskOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     nms_iou: float = 0.5
     score_floor: float = 0.05
     max_boxes: int = 100
+    proposals: Proposals | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a temperature that nothing would be divided by.
+        """Refuse a temperature that nothing would be divided by, and proposals that cannot become boxes.
 
         Raises:
-            ValueError: the kind has none.
+            ValueError: the kind has none; proposals of another kind than detection, of another number of tensors, or
+                with more candidates than the device is to sort.
         """
         if self.temperature != 1.0 and self.task.kind not in TEMPERED:
             raise ValueError(f"task {self.task.name!r}: {self.task.kind} has no temperature")
+        if self.proposals is not None:
+            _check_proposals(self, self.proposals)
+
+
+def _check_proposals(output: TaskOutput, proposals: Proposals) -> None:
+    place, candidates = f"task {output.task.name!r}", proposals.kept * len(output.task.classes)
+    if output.task.kind != "detection":
+        raise ValueError(f"{place}: {output.task.kind} has no proposals")
+    if len(output.tensors) != 4 or len(set(output.tensors)) != 4:
+        raise ValueError(f"{place}: proposals come in 4 tensors, {len(set(output.tensors))} are named")
+    if candidates > MOST_CANDIDATES:
+        raise ValueError(f"{place}: {candidates} candidate boxes an image, at most {MOST_CANDIDATES} are decoded")
 
 
 class OnnxRuntimeOptions(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="onnxruntime", tag_field="engine"
 ):
-    """The only settings under which the graph was validated on ONNX Runtime."""
+    """The only settings under which the graph was validated on ONNX Runtime's CPU provider."""
 
     graph: str = "model.onnx"
-    arithmetic: Literal["int8", "float32"] = "int8"
+    arithmetic: Arithmetic = "int8"
     graph_optimization: Literal["disable", "basic", "extended", "all"] = "all"
     threads: Positive = 2
     spinning: bool = True
+    pinned: bool = False  # each thread stays on one core
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Members that the engine reads."""
+        return (self.graph,)
 
 
 class OpenVinoOptions(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="openvino", tag_field="engine"
 ):
-    """The only settings under which the graph was validated on OpenVINO's CPU plugin."""
+    """The only settings under which the graph was validated on one of OpenVINO's plugins."""
 
     graph: str = "openvino.xml"
     weights: str = "openvino.bin"
-    arithmetic: Literal["int8", "float32"] = "int8"
-    # OpenVINO computes float layers in bf16 by default where the CPU can; the hint is always set.
-    inference_precision: Literal["f32"] = "f32"
-    threads: Positive = 2
+    arithmetic: Arithmetic = "int8"
+    quantiser: Literal["portable", "nncf"] = "portable"  # which int8: the portable graph's integers, or NNCF's own
+    plugin: Literal["CPU", "GPU", "NPU"] = "CPU"
+    # OpenVINO computes float layers in bf16 or f16 by default where it can; the hint is always set.
+    inference_precision: Literal["f32", "f16"] = "f32"
+    threads: Positive = 2  # of the CPU plugin
+    pinned: bool = False  # each thread stays on one core
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Members that the engine reads."""
+        return (self.graph, self.weights)
 
 
-EngineOptions = OnnxRuntimeOptions | OpenVinoOptions
-EngineName = Literal["onnxruntime", "openvino"]
+class TensorRtOptions(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="tensorrt", tag_field="engine"
+):
+    """The only settings under which an engine is built from the bundle's build kit and run; see `docs/tensorrt.md`."""
+
+    graph: str = "tensorrt.onnx"  # all precision is typed in the graph
+    plan: str = "tensorrt.json"  # how the engine is built
+    arithmetic: Arithmetic = "float16"
+    tf32: Literal[False] = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Members that the build reads."""
+        return (self.graph, self.plan)
+
+
+EngineOptions = OnnxRuntimeOptions | OpenVinoOptions | TensorRtOptions
+EngineName = Literal["onnxruntime", "openvino", "tensorrt"]
+
+
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a network may cost on its device, from the file's bytes to the findings."""
+
+    latency_ms: Amount  # median, batch 1
+    size_mb: Amount  # of the bundle
+    memory_mib: Amount  # peak resident
 
 
 class OutputDifference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -186,6 +269,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     comparisons: tuple[Comparison, ...] = ()
     temperatures: tuple[TemperatureFit, ...] = ()
     reference: Reference | None = None
+    budget: Budget | None = None  # of the device's profile; what `bench` holds its figures against
     provenance: Provenance
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .answer import Prediction, decode
 from .bundle import Bundle, open_bundle
-from .engine import INSTALL, engine_of, is_installed, open_session
+from .engine import INSTALL, Tensor, engine_of, is_installed, open_session
 from .errors import FoveolaError, MissingPartError, UsageError
 from .image import decode_image, prepare
 from .manifest import EngineName, EngineOptions, Manifest
@@ -61,14 +61,18 @@ class Predictor:
         x_CHW, geometry = prepare(decode_image(image, place), spec)
         return decode(self.manifest.outputs, self.run(x_CHW[None]), geometry, spec)
 
-    def run(self, tensor: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def run(self, tensor: Tensor) -> dict[str, NDArray[np.float32]]:
         """Run the graph alone: a prepared input (1, C, H, W) to raw outputs by tensor name.
+
+        Args:
+            tensor: float32 in 0..1 as `prepare` makes it, or a detector's words as uint16 in 0..65535.
 
         Raises:
             FoveolaError: the input has another shape or type.
         """
-        if tensor.shape != self._shape or tensor.dtype != np.float32 or not tensor.flags.c_contiguous:
-            fault = f"{tensor.dtype} {tensor.shape}, not contiguous float32 {self._shape}"
+        known = tensor.dtype in (np.float32, np.uint16)
+        if tensor.shape != self._shape or not known or not tensor.flags.c_contiguous:
+            fault = f"{tensor.dtype} {tensor.shape}, not contiguous float32 or uint16 {self._shape}"
             raise FoveolaError("input tensor", fault, "make it with `prepare`")
         return self._session.run(tensor)
 
@@ -76,6 +80,9 @@ class Predictor:
         place = f"{self.manifest.name} on {self.engine}"
         if self._session.input_shape != self._shape:
             fault = f"the graph takes {self._session.input_shape}, the manifest says {self._shape}"
+            raise FoveolaError(place, fault, "make the bundle anew")
+        if self._session.input_type != self.manifest.input.tensor:
+            fault = f"the graph takes {self._session.input_type}, the manifest says {self.manifest.input.tensor}"
             raise FoveolaError(place, fault, "make the bundle anew")
         needed = {name for output in self.manifest.outputs for name in output.tensors}
         absent = sorted(needed - set(self._session.outputs))

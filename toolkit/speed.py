@@ -17,7 +17,6 @@ from ..runtime.bundle import Bundle, read_unverified
 from ..runtime.engine import engine_of
 from ..runtime.errors import FoveolaError
 from ..runtime.image import decode_image, prepare
-from ..runtime.manifest import OnnxRuntimeOptions
 from ..runtime.measure import Latency, latency
 from ..runtime.predict import Predictor
 from .data.dataset import Dataset
@@ -114,8 +113,7 @@ def machine() -> str:
 def _graph_bytes(bundle: Bundle, engine: str) -> int:
     for options in bundle.manifest.engines:
         if engine_of(options) == engine:
-            names = [options.graph] if isinstance(options, OnnxRuntimeOptions) else [options.graph, options.weights]
-            return sum(len(bundle.members[name]) for name in names)
+            return sum(len(bundle.members[name]) for name in options.files)
     raise FoveolaError(f"engine {engine!r}", "is not in the bundle")
 
 

@@ -101,7 +101,7 @@ def test_nothing_is_said_on_stdout_where_every_image_was_refused(
 
 
 def test_an_engine_that_does_not_exist_is_a_wrong_command(tiny_path: Path, picture: Path, capsys: Capture) -> None:
-    assert main(["predict", str(tiny_path), str(picture), "--engine", "tensorrt"]) == ExitCode.USAGE
+    assert main(["predict", str(tiny_path), str(picture), "--engine", "coral"]) == ExitCode.USAGE
     assert "there is no such engine; this bundle runs on" in capsys.readouterr().err
 
 

@@ -118,8 +118,8 @@ def test_an_engine_on_which_nothing_was_validated_is_refused(
 
     with pytest.raises(FoveolaError, match="engine 'openvino': tiny was not validated on it; take onnxruntime"):
         Predictor(bundle, "openvino")
-    with pytest.raises(FoveolaError, match=r"engine 'tensorrt': there is no such engine; .*onnxruntime"):
-        Predictor(bundle, "tensorrt")
+    with pytest.raises(FoveolaError, match=r"engine 'coral': there is no such engine; .*onnxruntime"):
+        Predictor(bundle, "coral")
 
 
 def test_a_bundle_without_a_key_is_not_opened(tmp_path: Path, tiny_path: Path) -> None:

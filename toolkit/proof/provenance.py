@@ -27,7 +27,7 @@ import numpy as np
 
 from ...runtime.bundle import Bundle
 from ...runtime.engine import INPUT, engine_of, open_session
-from ...runtime.manifest import EngineName, EngineOptions, OnnxRuntimeOptions
+from ...runtime.manifest import EngineName, EngineOptions, OnnxRuntimeOptions, TensorRtOptions
 from ..parity.evidence import Provenance
 
 CPU_FACTS = Path("/proc/cpuinfo")
@@ -143,6 +143,8 @@ def arithmetic(bundle: Bundle, engine: EngineName) -> str:
 
 def settings(options: EngineOptions) -> str:
     """Say under which settings an engine runs, as far as they change numbers."""
+    if isinstance(options, TensorRtOptions):
+        return "every precision typed in the graph, TF32 off"
     threads = f"{options.threads} thread{'s' if options.threads != 1 else ''}"
     if isinstance(options, OnnxRuntimeOptions):
         return f"graph optimisation {options.graph_optimization}, {threads}"
@@ -231,4 +233,9 @@ def _openvino_layers(options: EngineOptions, members: Mapping[str, bytes]) -> li
     return layers
 
 
-_LAYERS = {"onnxruntime": _onnx_layers, "openvino": _openvino_layers}
+def _no_layers(options: EngineOptions, members: Mapping[str, bytes]) -> list[Layer]:
+    """TensorRT tells no layer's arithmetic; its graph is typed, so that it can be no other."""
+    return []
+
+
+_LAYERS = {"onnxruntime": _onnx_layers, "openvino": _openvino_layers, "tensorrt": _no_layers}
