@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from foveola.export.nncf_int8 import nncf_int8
+from foveola.export.nncf_int8 import nncf_default
 from foveola.export.onnx_graph import export_onnx
 from foveola.export.openvino_ir import write_ir
 from foveola.runtime.bundle import read_unverified
 from foveola.runtime.engine import Session, engine_of, open_session
 from foveola.runtime.image import decode_image, prepare
-from foveola.runtime.manifest import InputSpec, OnnxRuntimeOptions, OpenVinoOptions
+from foveola.runtime.manifest import EngineOptions, InputSpec, OnnxRuntimeOptions, OpenVinoOptions
 from foveola.runtime.predict import Predictor
 from foveola.runtime.task import Task
 from foveola.toolkit.models.network import Architecture, Network
@@ -73,7 +73,7 @@ def teacher_calls(folder: Path, data: bytes, size: int, threads: int) -> dict[st
     x_CHW, _ = prepare(decode_image(data), spec)
     rng = np.random.default_rng(0)
     images = [(x_CHW[None] + rng.normal(0, 0.05, x_CHW[None].shape)).clip(0, 1).astype(np.float32) for _ in range(8)]
-    nncf_int8(folder / "teacher.onnx", folder / "nncf.xml", images)
+    nncf_default(folder / "teacher.onnx", folder / "nncf.xml", images)
     members = {name.name: name.read_bytes() for name in folder.iterdir() if name.is_file()}
     ort = OnnxRuntimeOptions(graph="teacher.onnx", arithmetic="float32", threads=threads)
     f32 = OpenVinoOptions(graph="teacher.xml", weights="teacher.bin", arithmetic="float32", threads=threads)
@@ -110,9 +110,7 @@ def student_calls(path: Path, data: bytes) -> dict[str, Call]:
     return calls
 
 
-def bare_engine(
-    members: dict[str, bytes], options: OnnxRuntimeOptions | OpenVinoOptions
-) -> Callable[[np.ndarray], object]:
+def bare_engine(members: dict[str, bytes], options: EngineOptions) -> Callable[[np.ndarray], object]:
     """The engine's own API with the same settings and nothing of ours around it."""
     if isinstance(options, OnnxRuntimeOptions):
         import onnxruntime
@@ -123,6 +121,7 @@ def bare_engine(
         return lambda tensor: session.run(None, {"image": tensor})
     import openvino
 
+    assert isinstance(options, OpenVinoOptions)
     core = openvino.Core()
     model = core.read_model(members[options.graph], openvino.Tensor(np.frombuffer(members[options.weights], np.uint8)))
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": options.threads, "PERFORMANCE_HINT": "LATENCY"}

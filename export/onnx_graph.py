@@ -7,10 +7,16 @@ Rules:
 - no trace of the machine: the exporter's stack traces, file paths and scopes are removed, and nodes and values are
   numbered in graph order, so that two processes with the same weights write equal bytes;
 - the full checker of onnx has passed the file before it is written.
+
+Which module of the network a node comes from is not in the file; `export_onnx` returns it, for messages:
+
+    origins = export_onnx(network, spec, tensors, path, opset=20)
+    origins["conv_12"]  # "backbone.blocks.2.0.dw_start.conv"
 """
 
 from __future__ import annotations
 
+import ast
 import copy
 import io
 import logging
@@ -28,6 +34,11 @@ from ..runtime.manifest import InputSpec
 
 INPUT = "image"
 LEAST_OPSET = 18  # the exporter writes 18 and up; its converter gives up below without a word
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # operators whose second input is a layer's weight
+SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note at a node: module within module, the operation last
+
+# Node name -> path of the module that it comes from. A node that is not in it belongs to no module but the whole.
+Origins = Mapping[str, str]
 
 
 class _Ordered(nn.Module):
@@ -43,7 +54,7 @@ class _Ordered(nn.Module):
         return tuple(outputs[name] for name in self.tensors)
 
 
-def export_onnx(network: nn.Module, spec: InputSpec, tensors: Sequence[str], path: Path, *, opset: int) -> None:
+def export_onnx(network: nn.Module, spec: InputSpec, tensors: Sequence[str], path: Path, *, opset: int) -> Origins:
     """Write the network as ONNX; the network itself is left as it was.
 
     Args:
@@ -52,6 +63,9 @@ def export_onnx(network: nn.Module, spec: InputSpec, tensors: Sequence[str], pat
         tensors: the outputs to export, in the order of the graph's outputs; others are dropped.
         path: the file to write.
         opset: of the device profile; the IR version is the lowest that knows it, so that older runtimes read the file.
+
+    Returns:
+        The module that each node comes from, by the node's name. `quantize_onnx` keeps the names of the nodes.
 
     Raises:
         FoveolaError: the network cannot be traced, or a shape is not static.
@@ -82,12 +96,35 @@ def export_onnx(network: nn.Module, spec: InputSpec, tensors: Sequence[str], pat
         if program is None:  # the signature of torch.onnx.export allows it; the dynamo exporter always returns one
             raise RuntimeError("the exporter returned nothing")
         model = program.model_proto
+    modules = _modules(model.graph)
     tidy(model)
     _rename(model.graph, dict(zip(stand_ins, tensors, strict=True)))
     _require_opset(model, opset)
     _require_static(model, spec, tensors)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(encode(model))
+    return {node.name: module for node, module in zip(model.graph.node, modules, strict=True) if module}
+
+
+def _modules(graph: onnx.GraphProto) -> list[str]:
+    """Name the module that each node comes from, in the nodes' order; empty where the exporter left no word of it.
+
+    A layer is named by its weight: the exporter notes the normalisation where it has folded one into the layer.
+    """
+    weights = {tensor.name for tensor in graph.initializer}
+    modules = []
+    for node in graph.node:
+        weight = node.input[1] if len(node.input) > 1 else ""
+        layer = node.op_type in WEIGHTED and weight in weights and weight.startswith("network.")
+        path = weight.rpartition(".")[0] if layer else _scope(node)
+        modules.append(path.removeprefix("network").removeprefix("."))
+    return modules
+
+
+def _scope(node: onnx.NodeProto) -> str:
+    notes = [entry.value for entry in node.metadata_props if entry.key == SCOPES]
+    scopes: list[str] = ast.literal_eval(notes[0]) if notes else []
+    return scopes[-2] if len(scopes) > 1 else ""
 
 
 def encode(model: onnx.ModelProto) -> bytes:

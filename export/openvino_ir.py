@@ -1,7 +1,8 @@
 """An ONNX graph as OpenVINO IR: an `.xml` and a `.bin` of the same stem, the same bytes every time.
 
-Three of OpenVINO's defaults are overruled: weights are not rounded to 16 bits on saving, layers are named in graph
-order (their own names count everything that the process has built before), and nothing is reported to anyone.
+Three of OpenVINO's defaults are overruled: weights are not rounded to 16 bits on saving unless asked for, layers
+are named in graph order (their own names count everything that the process has built before), and nothing is reported
+to anyone.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from ..runtime.errors import FoveolaError
 from ..runtime.offline import forbid_telemetry
 
 
-def write_ir(onnx: Path, xml: Path) -> None:
+def write_ir(onnx: Path, xml: Path, *, half: bool = False) -> None:
     """Convert a graph; `xml` and the `.bin` beside it are written.
 
     Args:
         onnx: float32 or QDQ int8 graph.
         xml: file to write, ending in `.xml`.
+        half: store the weights as float16, for a device that computes with them; otherwise no weight is rounded.
 
     Raises:
         FoveolaError: OpenVINO cannot read the graph.
     """
-    save_ir(read_model(onnx), xml)
+    save_ir(read_model(onnx), xml, half=half)
 
 
 def read_model(path: Path) -> Any:
@@ -43,7 +45,7 @@ def read_model(path: Path) -> Any:
     return model
 
 
-def save_ir(model: Any, xml: Path) -> None:
+def save_ir(model: Any, xml: Path, *, half: bool = False) -> None:
     """Write an `openvino.Model`; it gets new layer names and loses notes about its making."""
     import openvino
 
@@ -52,4 +54,4 @@ def save_ir(model: Any, xml: Path) -> None:
         if kind != "Parameter":
             node.set_friendly_name(f"{kind.lower()}_{index}")
     model.set_friendly_name("foveola")
-    openvino.save_model(model, str(xml), compress_to_fp16=False)
+    openvino.save_model(model, str(xml), compress_to_fp16=half)

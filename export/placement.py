@@ -4,6 +4,9 @@ Rules:
 
 - A layer is a Conv, Gemm or MatMul with constant weights. It is quantised unless it is the last of a head, that is, the
   first layer met on some way back from an output of the graph. All that follows a last layer stays float too.
+- A layer that the caller keeps in float is read and written in float; what stands around it is quantised all the same.
+- What is computed from a last layer's answer is float up to the next layer, also where it goes back into the network
+  (the corners of a detector's proposals).
 - Add, Mul and Concat are quantised where each input is an activation and one of them at least comes from a quantised
   layer; a constant operand (a normalisation) keeps its operation in float.
 - MaxPool, Resize, Reshape and their like move values without changing their range: where what follows is quantised
@@ -13,7 +16,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 from onnx import GraphProto, NodeProto
@@ -28,7 +31,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """The plan: which layers get integer weights, and which tensors get a quantiser."""
 
     layers: frozenset[str]  # names of nodes
-    float_layers: tuple[str, ...]  # last layers of the heads, in graph order
+    float_layers: tuple[str, ...]  # last layers of the heads and those kept so, in graph order
     tensors: dict[str, str]  # tensor with a quantiser -> tensor whose range it takes, often itself
 
     @property
@@ -37,15 +40,16 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(self.tensors.values())
 
 
-def place(graph: GraphProto, *, after_layers: bool) -> Placement:
+def place(graph: GraphProto, *, after_layers: bool, keep_float: Collection[str] = ()) -> Placement:
     """Plan the quantisers of a graph.
 
     Args:
         graph: float graph in topological order, nodes named.
         after_layers: put a quantiser behind every quantised operation, also where float follows (ONNX Runtime
             computes on integers only between two quantisers); otherwise only before quantised operations.
+        keep_float: names of layers that stay float beside the last ones.
     """
-    return _Planner(graph).plan(after_layers)
+    return _Planner(graph).plan(after_layers, frozenset(keep_float))
 
 
 class _Planner:
@@ -59,10 +63,11 @@ class _Planner:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
 
-    def plan(self, after_layers: bool) -> Placement:
+    def plan(self, after_layers: bool, keep_float: frozenset[str]) -> Placement:
         last, after_last = self.heads()
-        layers = {node.name for node in self.graph.node if self.is_layer(node) and node.name not in last | after_last}
-        quantised = layers | self.arithmetic(layers, after_last)
+        kept = last | (keep_float - after_last)
+        layers = {node.name for node in self.graph.node if self.is_layer(node) and node.name not in kept | after_last}
+        quantised = layers | self.arithmetic(layers, after_last | self.descendants(last))
         wanted = {
             name
             for node in self.graph.node
@@ -74,7 +79,7 @@ class _Planner:
         wanted -= self.outputs
         return Placement(
             layers=frozenset(layers),
-            float_layers=tuple(node.name for node in self.graph.node if node.name in last),
+            float_layers=tuple(node.name for node in self.graph.node if node.name in kept),
             tensors=self.with_movers(wanted, after_last),
         )
 
@@ -99,6 +104,17 @@ class _Planner:
                 after.add(node.name)
                 waiting += [self.maker[name] for name in self.activations(node) if name in self.maker]
         return last, after
+
+    def descendants(self, last: set[str]) -> set[str]:
+        """Names of the nodes that compute with a last layer's answer, up to the next layer."""
+        found: set[str] = set()
+        answers: set[str] = set()
+        for node in self.graph.node:
+            after = any(name in answers for name in node.input)
+            if node.name in last or (after and not self.is_layer(node)):
+                answers.update(node.output)
+                found.add(node.name)
+        return found - last
 
     def arithmetic(self, layers: set[str], after_last: set[str]) -> set[str]:
         """Names of the additions and their like that are worth quantising."""

@@ -15,22 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .answer import Box, Choice, Finding, Mask, Measurement, Prediction, prediction_json
+    from .benchmark.record import Bench
+    from .benchmark.run import bench
     from .bundle import Bundle, open_bundle, read_unverified
     from .errors import ExitCode, FoveolaError, MissingPartError, NotVouchedError, UsageError
     from .image import Geometry, prepare, read_image
     from .manifest import InputSpec, Manifest, TaskOutput
-    from .measure import Bench, Latency, bench, latency
+    from .measure import Latency, latency
     from .predict import Predictor, open_predictor
     from .selftest import SelfTest, self_test
     from .task import Task
 
 _HOMES = {
     "answer": ("Box", "Choice", "Finding", "Mask", "Measurement", "Prediction", "prediction_json"),
+    "benchmark.record": ("Bench",),
+    "benchmark.run": ("bench",),
     "bundle": ("Bundle", "open_bundle", "read_unverified"),
     "errors": ("ExitCode", "FoveolaError", "MissingPartError", "NotVouchedError", "UsageError"),
     "image": ("Geometry", "prepare", "read_image"),
     "manifest": ("InputSpec", "Manifest", "TaskOutput"),
-    "measure": ("Bench", "Latency", "bench", "latency"),
+    "measure": ("Latency", "latency"),
     "predict": ("Predictor", "open_predictor"),
     "selftest": ("SelfTest", "self_test"),
     "task": ("Task",),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 from collections import Counter
@@ -25,14 +24,13 @@ import numpy as np
 from PIL import Image
 
 from .answer import Mask, Prediction, prediction_json
-from .bundle import Bundle, open_bundle, read_unverified
+from .benchmark import options as bench_options
+from .bundle import open_bundle, read_unverified
 from .engine import engine_of, is_installed
 from .errors import ExitCode, FoveolaError, UsageError
-from .image import decode_image
 from .manifest import EngineOptions, TaskOutput, TensorRtOptions
-from .measure import bench
 from .predict import Predictor
-from .selftest import GOLDEN, first_golden_image, self_test
+from .selftest import self_test
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m foveola.runtime") -> int:
@@ -56,16 +54,23 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Predict with a signed bundle, and inspect or test it.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(name: str, text: str, *, key: bool = True, engine: bool = True) -> argparse.ArgumentParser:
+    def verb(
+        name: str, text: str, *, key: bool = True, engine: bool = True, several: bool = False
+    ) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=text, description=text)
-        one.add_argument("bundle", type=Path, metavar="BUNDLE", help="a .foveola file")
+        if several:
+            one.add_argument("paths", type=Path, nargs="+", metavar="BUNDLE", help="a .foveola file, or records")
+        else:
+            one.add_argument("bundle", type=Path, metavar="BUNDLE", help="a .foveola file")
         one.add_argument("--json", action="store_true", help="one JSON object on stdout")
         if key:
             one.add_argument(
                 "--key", type=Path, metavar="PUB", help="public key (PEM) of whoever vouches for the bundle"
             )
         if engine:
-            one.add_argument("--engine", metavar="E", help="onnxruntime or openvino; default: the bundle's first")
+            one.add_argument(
+                "--engine", metavar="E", help="onnxruntime, openvino or tensorrt; default: the bundle's first"
+            )
         return one
 
     predict = verb("predict", "Findings, measurements, masks and boxes of images.")
@@ -74,20 +79,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     verb("inspect", "What a bundle is; no key is needed, and nobody's word is taken.", key=False, engine=False)
     verb("verify", "Who vouches for a bundle.", engine=False)
     verb("selftest", "Whether a bundle still answers as it did when it was made.")
-    measure = verb("bench", "Latency and memory of a bundle on this machine.")
-    measure.add_argument("--image", type=Path, metavar="IMAGE", help=f"default: the first image of {GOLDEN}")
-    measure.add_argument("--runs", type=_at_least_one, default=100, metavar="N", help="timed calls (100)")
-    seconds: dict[str, Any] = {"type": float, "nargs": "?", "default": 0.0, "metavar": "S"}
-    measure.add_argument("--idle", const=2.0, help="also 10 calls, each after S seconds of idling (2)", **seconds)
-    measure.add_argument("--sustain", const=60.0, help="also S seconds without a pause (60)", **seconds)
+    measure = verb("bench", "What a bundle costs on this machine: time, memory, energy.", several=True)
+    bench_options.add_options(measure)
+    build = verb("build-engine", "Build the TensorRT engine of a bundle on this machine.", engine=False)
+    build.add_argument("--engines", type=Path, metavar="DIR", help="folder of engines; default: beside the bundle")
+    build.add_argument("--force", action="store_true", help="build although a good engine is there")
     return parser
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
 
 
 def _predict(arguments: argparse.Namespace) -> Answer:
@@ -206,34 +203,15 @@ def _selftest(arguments: argparse.Namespace) -> Answer:
 
 
 def _bench(arguments: argparse.Namespace) -> Answer:
-    for option in ("idle", "sustain"):
-        seconds = getattr(arguments, option)
-        if not 0 <= seconds < math.inf:  # nor NaN
-            raise UsageError(f"--{option}", f"{seconds} is no length of time", "give seconds, 0 or more")
-    bundle = open_bundle(arguments.bundle, key=arguments.key)
-    image = _bench_image(bundle, arguments.image)
-    predictor = Predictor(bundle, arguments.engine)
-    result = bench(predictor, image, runs=arguments.runs, idle_s=arguments.idle, sustain_s=arguments.sustain)
-    timed = {"end to end": result.end_to_end, "engine": result.inference, "after idling": result.after_idle}
-    lines = [
-        f"  {name:<14} median {t.median_ms:.2f} ms, 95 % {t.p95_ms:.2f}, 99 % {t.p99_ms:.2f}"
-        for name, t in timed.items()
-        if t
-    ]
-    if result.sustained:
-        lines.append(
-            f"  sustained      first tenth {result.sustained.first_ms:.2f} ms, last {result.sustained.last_ms:.2f}"
-        )
-    if result.peak_rss_mib is not None:
-        lines.append(f"  peak memory    {result.peak_rss_mib:.0f} MiB")
-    return ExitCode.DONE, msgspec.to_builtins(result), [f"{bundle.manifest.name} on {result.engine}", *lines]
+    from .benchmark.verb import run_bench  # with imports that no other verb needs
+
+    return run_bench(arguments, lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def _bench_image(bundle: Bundle, path: Path | None) -> bytes:
-    if path is None:
-        return first_golden_image(bundle)
-    decode_image(path)  # refused by its name, which the bytes alone do not know
-    return path.read_bytes()
+def _build_engine(arguments: argparse.Namespace) -> Answer:
+    from .tensorrt.verb import run_build  # with imports that no other verb needs
+
+    return run_build(arguments, lambda line: print(line, file=sys.stderr, flush=True))
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], Answer]] = {
@@ -242,6 +220,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], Answer]] = {
     "verify": _verify,
     "selftest": _selftest,
     "bench": _bench,
+    "build-engine": _build_engine,
 }
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from .errors import FoveolaError
 from .image import Geometry, mask_bands
 from .manifest import InputSpec, TaskOutput
+from .suppression import nms
 from .task import Task
+from .two_stage import decode_two_stage, tensor_shapes
 
 Float = NDArray[np.float32] | NDArray[np.float64]
 CANDIDATES = 1000  # strongest grid cells that enter the suppression (FCOS), so that its time is bounded
@@ -121,7 +123,7 @@ def decode(
             case "segmentation":
                 masks += _masks(output, arrays[0], geometry, spec)
             case "detection":
-                boxes += _boxes(output, arrays[0], arrays[1], geometry, spec)
+                boxes += _boxes(output, arrays, geometry, spec)
     return Prediction(
         findings=tuple(findings),
         choices=tuple(choices),
@@ -172,7 +174,7 @@ def probabilities(task: Task, raw: NDArray[Any]) -> Float:
         power = np.exp(raw - raw.max(axis=1, keepdims=True))
         softmax: Float = power / power.sum(axis=1, keepdims=True)
         return softmax
-    above = _sigmoid(raw)
+    above = sigmoid(raw)
     if task.kind != "ordinal":
         return above
     above = np.minimum.accumulate(above, axis=1)
@@ -224,7 +226,7 @@ def decode_boxes(
         score_floor: least score of a box.
         max_boxes: most boxes.
     """
-    probability = _sigmoid(scores.astype(np.float64))
+    probability = sigmoid(scores.astype(np.float64))
     label, i, j = np.nonzero(probability >= score_floor)
     score = probability[label, i, j]
     best = np.argsort(-score, kind="stable")[:CANDIDATES]
@@ -239,31 +241,7 @@ def decode_boxes(
     return np.concatenate([corners, score[:, None], label[:, None].astype(np.float64)], axis=1)[kept]
 
 
-def nms(boxes: NDArray[Any], scores: NDArray[Any], iou: float, most: int | None = None) -> NDArray[np.intp]:
-    """Greedy non-maximum suppression: indices of the kept boxes, by falling score (the earlier box at a tie).
-
-    Args:
-        boxes: (M, 4) x1, y1, x2, y2.
-        scores: (M,).
-        iou: a box that overlaps a kept one by more than this goes.
-        most: stop after so many.
-    """
-    x1, y1, x2, y2 = boxes.T
-    area = (x2 - x1) * (y2 - y1)
-    waiting = np.argsort(-scores, kind="stable")
-    kept: list[int] = []
-    while len(waiting) and len(kept) != most:
-        first, rest = waiting[0], waiting[1:]
-        kept.append(int(first))
-        wide = np.minimum(x2[first], x2[rest]) - np.maximum(x1[first], x1[rest])
-        high = np.minimum(y2[first], y2[rest]) - np.maximum(y1[first], y1[rest])
-        shared = np.maximum(wide, 0) * np.maximum(high, 0)
-        # Not divided: a box without area shares nothing and is kept.
-        waiting = rest[shared <= iou * (area[first] + area[rest] - shared)]
-    return np.array(kept, np.intp)
-
-
-def _sigmoid(x: NDArray[Any]) -> NDArray[Any]:
+def sigmoid(x: NDArray[Any]) -> NDArray[Any]:
     """1 / (1 + exp(-x)) without overflow."""
     small = np.exp(-np.abs(x))
     result: NDArray[Any] = np.where(x >= 0, 1 / (1 + small), small / (1 + small))
@@ -271,20 +249,29 @@ def _sigmoid(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _checked(output: TaskOutput, raw: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-    task, place = output.task, f"task {output.task.name}"
-    channels = (4, task.channels) if task.kind == "detection" else (task.channels,)
-    axes = 4 if task.kind in ("segmentation", "detection") else 2
+    place = f"task {output.task.name}"
     arrays: list[NDArray[Any]] = []
-    for name, count in zip(output.tensors, channels, strict=True):
+    for name, (begin, axes) in zip(output.tensors, _shapes(output), strict=True):
         if name not in raw:
             raise FoveolaError(place, f"the graph has no output {name!r}", "make the bundle anew")
         array = raw[name]
-        if array.ndim != axes or array.shape[:2] != (1, count):
-            raise FoveolaError(place, f"output {name!r} has shape {array.shape}, not (1, {count}, ...)")
+        if array.ndim != axes or array.shape[: len(begin)] != begin:
+            wanted = begin if output.proposals is not None else f"(1, {begin[1]}, ...)"
+            raise FoveolaError(place, f"output {name!r} has shape {array.shape}, not {wanted}")
         if not np.isfinite(array).all():
             raise FoveolaError(place, f"output {name!r} holds NaN or infinity", "there is no answer for this image")
         arrays.append(array)
     return arrays
+
+
+def _shapes(output: TaskOutput) -> list[tuple[tuple[int, ...], int]]:
+    """How the shape of each tensor must begin, and how many axes it must have."""
+    task = output.task
+    if output.proposals is not None:
+        return [(shape, len(shape)) for shape in tensor_shapes(output)]
+    if task.kind == "detection":
+        return [((1, 4), 4), ((1, task.channels), 4)]
+    return [((1, task.channels), 4 if task.kind == "segmentation" else 2)]
 
 
 def threshold_of(output: TaskOutput, index: int) -> float:
@@ -362,12 +349,39 @@ def _winners(band: NDArray[np.float32], *, out: NDArray[np.bool_]) -> None:
         taken |= wins
 
 
-def _boxes(
-    output: TaskOutput, boxes: NDArray[Any], scores: NDArray[Any], geometry: Geometry, spec: InputSpec
-) -> list[Box]:
-    found = decode_boxes(
-        boxes[0],
-        scores[0],
+def boxes_of(output: TaskOutput, raw: Mapping[str, NDArray[Any]], spec: InputSpec) -> NDArray[np.float64]:
+    """A detection task's boxes (K, 6) x1, y1, x2, y2, score, label in input pixels, by falling score.
+
+    Args:
+        output: the task, of one stage or two.
+        raw: arrays by tensor name, first axis 1.
+        spec: the input.
+
+    Raises:
+        FoveolaError: an output is missing, of another shape, NaN or infinite.
+    """
+    return _input_boxes(output, _checked(output, raw), spec)
+
+
+def _input_boxes(output: TaskOutput, arrays: list[NDArray[Any]], spec: InputSpec) -> NDArray[np.float64]:
+    if output.proposals is not None:
+        proposals, objectness, classes, deltas = (array[0] for array in arrays)
+        return decode_two_stage(
+            proposals,
+            objectness,
+            classes,
+            deltas,
+            how=output.proposals,
+            height=spec.height,
+            width=spec.width,
+            nms_iou=output.nms_iou,
+            score_floor=output.score_floor,
+            max_boxes=output.max_boxes,
+        )
+    sides, scores = (array[0] for array in arrays)
+    return decode_boxes(
+        sides,
+        scores,
         stride=output.stride,
         height=spec.height,
         width=spec.width,
@@ -375,6 +389,10 @@ def _boxes(
         score_floor=output.score_floor,
         max_boxes=output.max_boxes,
     )
+
+
+def _boxes(output: TaskOutput, arrays: list[NDArray[Any]], geometry: Geometry, spec: InputSpec) -> list[Box]:
+    found = _input_boxes(output, arrays, spec)
     return [
         Box(
             task=output.task.name,

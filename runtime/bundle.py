@@ -47,12 +47,14 @@ class Bundle(msgspec.Struct, frozen=True):
         members: content by name, in the file's order, the signature (where there is one) among them.
         digest: names the bundle: over all members but the signature (`digest_members`).
         core_digest: names what the proof was run on: also without `parity.json` and `report.html`.
+        path: the file that it was read from, beside which built engines lie; None where it came from a stream.
     """
 
     manifest: Manifest
     members: dict[str, bytes]
     digest: str
     core_digest: str
+    path: Path | None = None
 
     def __repr__(self) -> str:  # without the members' megabytes
         return f"Bundle({self.manifest.name!r}, {self.manifest.version!r}, {list(self.members)}, {self.digest!r})"
@@ -90,7 +92,7 @@ def open_bundle(path: Path, *, key: Path | bytes | None = None) -> Bundle:
         raise NotVouchedError(path.name, "is not signed", "sign it with `foveola sign`")
     digests = member_digests(members)
     verify_digests(digests, members[SIGNATURE], pem, path.name)
-    return _decode(members, digests, path.name)
+    return _decode(members, digests, path.name, path)
 
 
 def read_unverified(path: Path) -> Bundle:
@@ -100,7 +102,7 @@ def read_unverified(path: Path) -> Bundle:
         FoveolaError: not a bundle.
     """
     members = _read_path(path)
-    return _decode(members, member_digests(members), path.name)
+    return _decode(members, member_digests(members), path.name, path)
 
 
 def read_bundle(stream: BinaryIO, limits: Limits = LIMITS, place: str = "bundle") -> Bundle:
@@ -146,10 +148,10 @@ def write_bundle(path: Path, members: Mapping[str, bytes]) -> Bundle:
     finally:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             partial.unlink(missing_ok=True)
-    return bundle
+    return msgspec.structs.replace(bundle, path=path)
 
 
-def _decode(members: dict[str, bytes], digests: Mapping[str, str], place: str) -> Bundle:
+def _decode(members: dict[str, bytes], digests: Mapping[str, str], place: str, path: Path | None = None) -> Bundle:
     """Turn members into a bundle: the manifest decoded, and every file it names there."""
     if "manifest.json" not in members:
         raise refusal(place, "no manifest.json")
@@ -161,7 +163,7 @@ def _decode(members: dict[str, bytes], digests: Mapping[str, str], place: str) -
     for name in GRAPHS:
         if holds_external_data(members.get(name, b"")):
             raise refusal(f"{place}: {name}", "keeps weights in other files, or cannot be searched for them")
-    return Bundle(manifest, members, _digest(digests), _core_digest(digests))
+    return Bundle(manifest, members, _digest(digests), _core_digest(digests), path)
 
 
 def _digest(digests: Mapping[str, str]) -> str:

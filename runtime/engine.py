@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, Protocol
 
@@ -92,8 +93,19 @@ def is_installed(engine: EngineName) -> bool:
     return find_spec(engine) is not None
 
 
-def open_session(options: EngineOptions, members: Mapping[str, bytes]) -> Session:
+def runs_anywhere(options: EngineOptions) -> bool:
+    """Whether the engine is installed and needs nothing that only the device has (a GPU, an engine built there)."""
+    here = isinstance(options, OnnxRuntimeOptions) or (isinstance(options, OpenVinoOptions) and options.plugin == "CPU")
+    return here and is_installed(engine_of(options))
+
+
+def open_session(options: EngineOptions, members: Mapping[str, bytes], engines: Path | None = None) -> Session:
     """Open the graph that the options name, out of a bundle's members.
+
+    Args:
+        options: of the manifest.
+        members: of the bundle.
+        engines: folder of the engines that TensorRT has built for the bundle; the other engines have none.
 
     Raises:
         MissingPartError: the engine is not installed.
@@ -102,7 +114,7 @@ def open_session(options: EngineOptions, members: Mapping[str, bytes]) -> Sessio
     engine = engine_of(options)
     if not is_installed(engine):
         raise MissingPartError(engine, "is not installed", INSTALL[engine])
-    return ENGINES[engine](options, members)
+    return ENGINES[engine](options, members, engines)
 
 
 class _OnnxRuntime:
@@ -266,9 +278,16 @@ def _input_type(types: Mapping[str, InputType], found: str, member: str) -> Inpu
     return types[found]
 
 
-ENGINES: dict[EngineName, Callable[[EngineOptions, Mapping[str, bytes]], Session]] = {
-    "onnxruntime": _OnnxRuntime,
-    "openvino": _OpenVino,
+def _tensorrt(options: EngineOptions, members: Mapping[str, bytes], engines: Path | None) -> Session:
+    from .tensorrt.session import TensorRtSession
+
+    return TensorRtSession(options, members, engines)
+
+
+ENGINES: dict[EngineName, Callable[[EngineOptions, Mapping[str, bytes], Path | None], Session]] = {
+    "onnxruntime": lambda options, members, _: _OnnxRuntime(options, members),
+    "openvino": lambda options, members, _: _OpenVino(options, members),
+    "tensorrt": _tensorrt,
 }
 
 

@@ -18,12 +18,15 @@ FORMAT = 1  # raised whenever an older reader would misread a newer manifest
 
 TEMPERED: tuple[Kind, ...] = ("binary", "multilabel", "multiclass", "ordinal")  # kinds that have a temperature
 
-MOST_CANDIDATES = 2**17  # boxes (kept proposals times classes) that a device sorts for one image of a task
+# A detector of two stages: candidates (kept proposals times classes) that a device sorts for one image, and boxes that
+# it keeps of them; the time of the suppression grows with the product.
+MOST_CANDIDATES, MOST_BOXES = 2**17, 1024
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Temperature = Annotated[float, msgspec.Meta(ge=0.01, le=100)]  # beyond it a probability says nothing any more
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Amount = Annotated[float, msgspec.Meta(gt=0)]
+Divisor = Annotated[float, msgspec.Meta(ge=0.001, le=1000)]
 Arithmetic = Literal["int8", "float16", "float32"]  # of the layers; the last of every head is never int8
 
 
@@ -78,7 +81,7 @@ class Proposals(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     kept: Annotated[int, msgspec.Meta(gt=0, le=2048)] = 1000
     min_side: Annotated[float, msgspec.Meta(ge=0, le=1024)] = 1e-3
     box_min_side: Annotated[float, msgspec.Meta(ge=0, le=1024)] = 1e-2
-    weights: tuple[Amount, Amount, Amount, Amount] = (10.0, 10.0, 5.0, 5.0)
+    weights: tuple[Divisor, Divisor, Divisor, Divisor] = (10.0, 10.0, 5.0, 5.0)
 
 
 class TaskOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -118,7 +121,7 @@ class TaskOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
         Raises:
             ValueError: the kind has none; proposals of another kind than detection, of another number of tensors, or
-                with more candidates than the device is to sort.
+                with more candidates or boxes than the device is to sort.
         """
         if self.temperature != 1.0 and self.task.kind not in TEMPERED:
             raise ValueError(f"task {self.task.name!r}: {self.task.kind} has no temperature")
@@ -132,6 +135,8 @@ def _check_proposals(output: TaskOutput, proposals: Proposals) -> None:
         raise ValueError(f"{place}: {output.task.kind} has no proposals")
     if len(output.tensors) != 4 or len(set(output.tensors)) != 4:
         raise ValueError(f"{place}: proposals come in 4 tensors, {len(set(output.tensors))} are named")
+    if not 0 < output.max_boxes <= MOST_BOXES:
+        raise ValueError(f"{place}: max_boxes is {output.max_boxes}, not 1 to {MOST_BOXES}")
     if candidates > MOST_CANDIDATES:
         raise ValueError(f"{place}: {candidates} candidate boxes an image, at most {MOST_CANDIDATES} are decoded")
 

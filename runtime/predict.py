@@ -19,6 +19,7 @@ from .engine import INSTALL, Tensor, engine_of, is_installed, open_session
 from .errors import FoveolaError, MissingPartError, UsageError
 from .image import decode_image, prepare
 from .manifest import EngineName, EngineOptions, Manifest
+from .tensorrt.plan import engines_folder
 
 
 class Predictor:
@@ -26,7 +27,9 @@ class Predictor:
 
     Args:
         bundle: from `open_bundle`, so that somebody vouches for it.
-        engine: `onnxruntime` or `openvino`; None takes the manifest's first engine that is installed.
+        engine: `onnxruntime`, `openvino` or `tensorrt`; None takes the manifest's first engine that is installed.
+        engines: folder of the engines that TensorRT has built; None: `FOVEOLA_ENGINES`, else `NAME.engines` beside the
+            bundle's file.
 
     Raises:
         FoveolaError: the bundle was not validated on that engine, or the engine refuses the graph.
@@ -34,13 +37,13 @@ class Predictor:
         MissingPartError: the engine is not installed.
     """
 
-    def __init__(self, bundle: Bundle, engine: str | None = None) -> None:
+    def __init__(self, bundle: Bundle, engine: str | None = None, engines: Path | None = None) -> None:
         options = _choose(bundle.manifest, engine)
         self.manifest: Manifest = bundle.manifest
         self.engine: EngineName = engine_of(options)
         self.arithmetic = options.arithmetic
         _keep_memory()
-        self._session = open_session(options, bundle.members)
+        self._session = open_session(options, bundle.members, engines_folder(bundle.path, engines))
         spec = self.manifest.input
         self._shape = (1, spec.channels, spec.height, spec.width)
         self._check_graph()

@@ -20,19 +20,21 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from .answer import Prediction, decode
+from .box_map import comparable
 from .bundle import Bundle
 from .errors import FoveolaError
 from .image import decode_image, prepare
-from .manifest import EngineName
+from .manifest import EngineName, Manifest
 from .predict import Predictor
 
 TOLERANCE = {"float32": 0.001, "float16": 0.02, "int8": 0.1}  # relative root mean square, by the engine's arithmetic
@@ -62,7 +64,26 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[str, ...]
 
 
-def make_golden(predictors: Sequence[Predictor], images: Sequence[bytes]) -> bytes:
+class Asked(Protocol):
+    """Whose answers are expected: a `Predictor`, or what stands in for an engine that is built on the device."""
+
+    @property
+    def engine(self) -> EngineName:
+        """Under which engine's name the answers are kept."""
+        ...
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the bundle."""
+        ...
+
+    @property
+    def run(self) -> Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+        """A prepared input (1, C, H, W) to raw outputs by tensor name."""
+        ...
+
+
+def make_golden(predictors: Sequence[Asked], images: Sequence[bytes]) -> bytes:
     """Make `golden.npz` of a few image files and the answers of each engine to them."""
     arrays: dict[str, NDArray[Any]] = {}
     for i, image in enumerate(images):
@@ -76,31 +97,29 @@ def make_golden(predictors: Sequence[Predictor], images: Sequence[bytes]) -> byt
     return _encode(arrays)
 
 
-def self_test(bundle: Bundle, engine: str | None = None) -> SelfTest:
+def self_test(bundle: Bundle, engine: str | None = None, engines: Path | None = None) -> SelfTest:
     """Run the golden images through the bundle on this machine.
 
     Args:
         bundle: the bundle, already vouched for.
         engine: as for `Predictor`.
+        engines: as for `Predictor`.
 
     Raises:
         FoveolaError: there is nothing golden for the engine in the bundle, or the bundle does not open on it.
     """
     golden = _golden(bundle)
-    predictor = Predictor(bundle, engine)
-    cases = _cases(golden, predictor)
+    predictor = Predictor(bundle, engine, engines)
+    cases, outputs = _cases(golden, predictor), predictor.manifest.outputs
     drifts, faults, moves, decoder_changed = _Drifts(), [], [], 0
     for case in cases:
         picture = decode_image(case.image, case.place)
         decoder_changed += not np.array_equal(_pixel_digest(np.asarray(picture)), case.decoded)
         x_CHW, geometry = prepare(picture, predictor.manifest.input)
         got = predictor.run(x_CHW[None])
-        drifts.add(case.expected, got)
         try:
-            then, now = (
-                decode(predictor.manifest.outputs, raw, geometry, predictor.manifest.input)
-                for raw in (case.expected, got)
-            )
+            drifts.add(*(comparable(outputs, raw, predictor.manifest.input) for raw in (case.expected, got)))
+            then, now = (decode(outputs, raw, geometry, predictor.manifest.input) for raw in (case.expected, got))
             moves += _moves(then, now)
         except FoveolaError as error:
             faults.append(f"{case.place}: {error}")
@@ -121,10 +140,16 @@ def self_test(bundle: Bundle, engine: str | None = None) -> SelfTest:
 
 def first_golden_image(bundle: Bundle) -> bytes:
     """Give the bytes of a bundle's first golden image file."""
+    return golden_images(bundle)[0]
+
+
+def golden_images(bundle: Bundle) -> list[bytes]:
+    """Give the bytes of a bundle's golden image files, in order; there is one at least."""
     golden = _golden(bundle)
+    count = sum(name.startswith("image_") for name in golden)
     if "image_0" not in golden:
         raise FoveolaError(GOLDEN, "holds no image", "make the bundle anew")
-    return golden["image_0"].tobytes()
+    return [golden[f"image_{i}"].tobytes() for i in range(count) if f"image_{i}" in golden]
 
 
 class _Case(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,7 +46,7 @@ def key_option(function: F) -> F:
 
 def engine_option(function: F) -> F:
     """Take `--engine E`."""
-    text = "onnxruntime or openvino; by default the bundle's first that is installed."
+    text = "onnxruntime, openvino or tensorrt; by default the bundle's first that is installed."
     return click.option("--engine", metavar="E", help=text)(function)
 
 
@@ -99,35 +99,52 @@ def selftest(as_json: bool, **arguments: object) -> int:
     return _verb("selftest", json=as_json, **arguments)
 
 
+def _seconds(name: str, flag_value: float, text: str) -> Callable[[F], F]:
+    """Take `NAME [S]`: 0 without it, `flag_value` without a number."""
+    return click.option(name, type=float, is_flag=False, flag_value=flag_value, default=0.0, metavar="[S]", help=text)
+
+
 @click.command(
-    epilog=example("foveola bench chest.foveola --runs 200", "foveola bench chest.foveola --idle --sustain 600")
+    epilog=example(
+        "foveola bench chest.foveola --runs 200",
+        "foveola bench chest.foveola --idle --sustain 1800 --out n100.json",
+        "foveola bench --merge n100.json orin.json --out table.md",
+    )
 )
-@bundle_argument
+@click.argument("paths", type=FILE, nargs=-1, required=True, metavar="BUNDLE")
 @key_option
 @engine_option
 @click.option("--image", type=FILE, metavar="IMAGE", help="By default the bundle's first golden image.")
 @click.option("--runs", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="Timed calls.")
 @click.option(
-    "--idle",
-    type=float,
-    is_flag=False,
-    flag_value=2.0,
-    default=0.0,
-    metavar="[S]",
-    help="Also 10 calls, each after S seconds of idling (2).",
+    "--cold",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Fresh processes for the cold start.",
 )
+@_seconds("--idle", 2.0, "Also 10 calls, each after S seconds of idling (2).")
+@_seconds("--sustain", 60.0, "Also S seconds without a pause (60), with temperature and clock.")
 @click.option(
-    "--sustain",
+    "--energy",
     type=float,
-    is_flag=False,
-    flag_value=60.0,
-    default=0.0,
-    metavar="[S]",
-    help="Also S seconds without a pause (60).",
+    default=5.0,
+    show_default=True,
+    metavar="S",
+    help="Joules an image over S seconds, where the machine tells; 0: not.",
 )
+@click.option("--require-budget", is_flag=True, help="Exit code 1 unless every line of the budget holds.")
+@click.option("--merge", is_flag=True, help="Take records instead of a bundle and put them into one table.")
+@click.option("--any-bundle", is_flag=True, help="With --merge: records of bundles of different names too.")
+@click.option("--out", type=FILE, metavar="FILE", help="Write the record (JSON) or the table (Markdown) there.")
 @json_option
 def bench(as_json: bool, **arguments: object) -> int:
-    """Measure latency and memory of a bundle on this machine."""
+    """Measure what a bundle costs on this machine: time, memory, energy.
+
+    Cold start, first answer, warm latency and its parts, peak memory and size, held against the budget that the bundle
+    brings along. With --merge, records of several machines become one table.
+    """
     return _verb("bench", json=as_json, **arguments)
 
 

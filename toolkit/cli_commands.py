@@ -5,9 +5,13 @@ from __future__ import annotations
 import click
 
 from .. import __version__
+from .cli_build import build_engine
 from .cli_bundle import bench, inspect, keygen, predict, selftest, sign, verify
-from .cli_data import data, devices
+from .cli_check import check
+from .cli_data import data
+from .cli_devices import devices
 from .cli_evidence import evidence
+from .cli_export import export
 from .cli_parity import answers, parity
 from .cli_parts import Group, example
 from .cli_protocol import protocol
@@ -34,6 +38,7 @@ for command in (
     recipes,
     schema,
     data,
+    export,
     protocol,
     answers,
     parity,
@@ -42,7 +47,9 @@ for command in (
     inspect,
     verify,
     selftest,
+    check,
     bench,
+    build_engine,
     devices,
     keygen,
     sign,

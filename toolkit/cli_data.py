@@ -1,4 +1,4 @@
-"""`foveola data` and `foveola devices`: what goes in, and what it is made for."""
+"""`foveola data`: what goes in."""
 
 from __future__ import annotations
 
@@ -140,38 +140,3 @@ def _survey_lines(survey: Survey) -> list[str]:
             said = ", ".join(f"{what} {count}" for what, count in counts.items() if count)
             lines += [f"{task:<16} {split:<12} {said}"] if said else []
     return [*lines, f"{len(survey.errors)} error(s), {len(survey.warnings)} warning(s)"]
-
-
-@click.group(cls=Group, invoke_without_command=True, epilog=example("foveola devices", "foveola devices show rpi5-8gb"))
-@json_option
-@click.pass_context
-def devices(context: click.Context, as_json: bool) -> None:
-    """List the devices that recipes can name."""
-    if context.invoked_subcommand is not None:
-        return
-    from ..devices.profile import load_profile, profile_ids
-
-    titles = {name: load_profile(name).title for name in profile_ids()}
-    if as_json:
-        say_json({"devices": titles})
-        return
-    width = max(map(len, titles), default=0)
-    for name, title in titles.items():
-        click.echo(f"{name:<{width}}  {title}")
-
-
-@devices.command(epilog=example("foveola devices show intel-n100"))
-@click.argument("device", metavar="DEVICE")
-@json_option
-def show(device: str, as_json: bool) -> None:
-    """Show what a device can do, and where each figure comes from."""
-    import yaml
-
-    from ..devices.profile import load_profile
-    from .stage import as_json as plain
-
-    profile = plain(load_profile(device))
-    if as_json:
-        say_json(profile)
-    else:
-        click.echo(yaml.safe_dump(profile, sort_keys=False, allow_unicode=True), nl=False)

@@ -167,11 +167,10 @@ def _used(recipe: Recipe, uses: frozenset[Use]) -> dict[str, object]:
     if "margins" in uses:
         used["margins"] = {name: {key: task[key] for key in task if key in proof} for name, task in plain.items()}
     if "device" in uses:
-        from ..devices.profile import load_profile
+        from ..devices.profile import WORDS, load_profile
 
         profile = as_json(load_profile(recipe.device))
-        words = ("title", "notes", "provenance")  # change no result
-        used["device"] = {field: value for field, value in profile.items() if field not in words}
+        used["device"] = {field: value for field, value in profile.items() if field not in WORDS}
     return used
 
 

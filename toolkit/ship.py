@@ -17,49 +17,47 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..devices.profile import Profile, options_for
+from ..devices.profile import Profile
 from ..export.compare import compare_engines
-from ..export.onnx_graph import export_onnx
-from ..export.openvino_ir import write_ir
 from ..export.sbom import sbom_json
 from ..export.signing import make_keys, sign_members
 from ..runtime.answer import decode, tempered
+from ..runtime.box_map import comparable, comparable_outputs
 from ..runtime.bundle import Bundle, read_unverified, write_bundle
-from ..runtime.engine import Session, open_session
-from ..runtime.errors import FoveolaError, ProofFailedError, UnderpoweredError
+from ..runtime.engine import Session, engine_of
+from ..runtime.errors import FoveolaError, MissingPartError, ProofFailedError, UnderpoweredError
 from ..runtime.features import answer_features, input_features
 from ..runtime.histogram import Reference, histograms
 from ..runtime.image import decode_image, prepare
 from ..runtime.manifest import (
     FORMAT,
-    Calibration,
+    Arithmetic,
     Comparison,
     EngineName,
-    EngineOptions,
     Manifest,
     Provenance,
     TaskOutput,
     encode_manifest,
 )
-from ..runtime.predict import Predictor
 from ..runtime.seen import SEEN, encode_seen
-from ..runtime.selftest import GOLDEN, make_golden
-from ..runtime.task import Task
+from ..runtime.selftest import GOLDEN, Asked, make_golden
 from .answers import RawAnswers
 from .compress.lessons import read_taught
-from .compress.quantise import CALIBRATION, INT8_GRAPH, graph_outputs
 from .data.arrays import Arrays, prepare_arrays
 from .data.dataset import Dataset
-from .models.network import Network, load_network, tensor_names
-from .models.student_heads import MAX_BOXES, NMS_IOU, SCORE_FLOOR, grid_boxes
+from .models.dense_teacher import as_graph
+from .models.network import Network, load_network
+from .models.outputs import task_outputs
 from .parity.evidence import EVIDENCE, PROOF, decode_evidence
 from .proof.recipe import SHIPPED, SHIPPED_REPORT
 from .score import lock_thresholds
 from .stage import digest_path
 from .temperature import read_temperatures, warmed
+from .train import write_json
+from .variants.make import Nncf, Pick, make_variants
 
-CORE = "core.foveola"
-Progress = Callable[[int, int, str], None]
+CORE, VARIANTS = "core.foveola", "variants.json"
+Progress = Callable[[float, float, str], None]
 VERSIONED = ("foveola", "numpy", "onnx", "onnxruntime", "openvino", "pillow", "torch", "timm")
 
 
@@ -68,6 +66,9 @@ def make_core(
     dataset: Dataset,
     *,
     engines: Sequence[EngineName],
+    precisions: Sequence[Arithmetic] = (),
+    nncf: Nncf = "on",
+    pick: Pick = "auto",
     compare: int,
     golden: int,
     name: str,
@@ -79,18 +80,21 @@ def make_core(
     cache: Path,
     progress: Progress,
 ) -> Bundle:
-    """Write `core.foveola`.
+    """Write `core.foveola`, and the account of the forms that were tried (`variants.json`).
 
     Args:
-        of: folder of a quantised student, or of a student for a float32 bundle.
-        dataset: its validation split locks thresholds and compares artefacts; its calibration split gives the self-test
-            images, which are then inside the bundle.
-        engines: which artefacts, the preferred first.
+        of: folder of a quantised student, or of a student for a float bundle.
+        dataset: its validation split chooses among the forms, locks thresholds and compares with torch; its calibration
+            split gives the self-test images, which are then inside the bundle.
+        engines: which of the device's engines, the preferred first; none: all.
+        precisions: which of their precisions are tried; none: all.
+        nncf: whether NNCF's int8 is tried on OpenVINO, and whether under accuracy control.
+        pick: how one form of each engine is chosen (see `variants.make`).
         compare: number of images on which each artefact is held against torch.
         golden: number of images of the self-test.
         name: of the bundle.
         version: of the bundle.
-        device: decides threads and opset.
+        device: decides what is written and how.
         recipe_digest: where it comes from.
         seed: of the recipe.
         folder: where the results go.
@@ -98,24 +102,40 @@ def make_core(
         progress: called with (done, total, text).
 
     Raises:
-        FoveolaError: an engine that the device does not have, no validation images.
+        FoveolaError: an engine that the device does not have, a graph that it refuses, no validation images.
     """
     network = load_network(of)
-    options, members, calibration = _artefacts(of, network, engines, device, folder)
-    sessions: dict[EngineName, Session] = {
-        one: open_session(option, members) for one, option in zip(engines, options, strict=True)
-    }
-    progress(1, 4, "locking thresholds on the validation split")
     val = prepare_arrays(dataset.subset("val"), network.input, cache=cache)
     if len(val) == 0:
         raise FoveolaError(str(dataset.root), "no case in split 'val'", "thresholds are locked there; add some")
     fits = read_temperatures(of)
     warmth = {fit.task: fit.temperature for fit in fits}
-    answers = warmed(session_answers(sessions[engines[0]], network, val.images), warmth)
-    outputs = task_outputs(network, lock_thresholds(network.tasks, answers, val), warmth)
 
-    progress(2, 4, "comparing every artefact with torch")
-    comparisons = tuple(_compare(one, session, network, outputs, val, compare) for one, session in sessions.items())
+    def locked_outputs(answers: RawAnswers) -> tuple[TaskOutput, ...]:
+        return task_outputs(network, lock_thresholds(network.tasks, warmed(answers, warmth), val), warmth)
+
+    made = make_variants(
+        of,
+        network,
+        dataset,
+        val,
+        device,
+        engines=engines,
+        precisions=precisions,
+        nncf=nncf,
+        pick=pick,
+        compare=compare,
+        outputs=locked_outputs,
+        cache=cache,
+        progress=lambda done, total, text: progress(0.8 * done / total, 1, text),
+    )
+    write_json(folder / VARIANTS, made.variants)
+    if not made.sessions:
+        here = ", ".join(engine_of(one) for one in made.options)
+        raise MissingPartError(name, f"none of its engines ({here}) is installed here", "install one of them")
+    progress(0.8, 1, "locking thresholds, comparing every artefact with torch")
+    outputs = locked_outputs(next(iter(made.answers.values())))
+    comparisons = tuple(_compare(*pair, network, outputs, val, compare) for pair in made.sessions.items())
     manifest = Manifest(
         format=FORMAT,
         name=name,
@@ -123,10 +143,11 @@ def make_core(
         device=device.id,
         input=network.input,
         outputs=outputs,
-        engines=tuple(options),
-        calibration=calibration,
+        engines=made.options,
+        calibration=made.calibration,
         comparisons=comparisons,
         temperatures=fits,
+        budget=device.budget,
         provenance=Provenance(
             recipe=name,
             recipe_digest=recipe_digest,
@@ -139,44 +160,40 @@ def make_core(
             versions={package: importlib.metadata.version(package) for package in VERSIONED},
         ),
     )
-    progress(3, 4, "writing self-test and bill of materials")
+    progress(0.9, 1, "writing self-test and bill of materials")
+    return _finish(folder / CORE, manifest, made.members, made.sessions, dataset, golden)
+
+
+class _Asked(msgspec.Struct, frozen=True, eq=False):
+    """Who gives the self-test's expected answers: an engine, or for TensorRT its graph in another engine."""
+
+    engine: EngineName
+    manifest: Manifest
+    run: Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]
+
+
+def _finish(
+    path: Path,
+    manifest: Manifest,
+    graphs: Mapping[str, bytes],
+    sessions: Mapping[EngineName, Session],
+    dataset: Dataset,
+    golden: int,
+) -> Bundle:
+    """Put everything else beside the graphs, and write the bundle."""
+    members = dict(graphs)
     members[SEEN] = encode_seen(sample.sha256 for sample in dataset.samples if sample.split != "test")
+    asked = [_Asked(engine, manifest, session.run) for engine, session in sessions.items()]
+    manifest = msgspec.structs.replace(manifest, reference=describe_reference(asked[0], dataset.subset("val"), "val"))
     members["manifest.json"] = encode_manifest(manifest)
-    bundle = write_bundle(folder / CORE, members)
-    described = describe_reference(Predictor(bundle, engines[0]), dataset.subset("val"), "val")
-    manifest = msgspec.structs.replace(manifest, reference=described)
-    members["manifest.json"] = encode_manifest(manifest)
-    bundle = write_bundle(folder / CORE, members)
     calibrated_on = dataset.subset("calibration") if len(dataset.subset("calibration")) else dataset.subset("val")
     images = [sample.path.read_bytes() for sample in calibrated_on.samples[:golden]]
-    members[GOLDEN] = make_golden([Predictor(bundle, one) for one in engines], images)
+    members[GOLDEN] = make_golden(asked, images)
     members["sbom.cdx.json"] = sbom_json(manifest, members)
-    return write_bundle(folder / CORE, members)
+    return write_bundle(path, members)
 
 
-def _artefacts(
-    of: Path, network: Network, engines: Sequence[EngineName], device: Profile, folder: Path
-) -> tuple[list[EngineOptions], dict[str, bytes], Calibration]:
-    """Engine options, graph members, and how the graph was calibrated."""
-    offered = options_for(device, engines)
-    graph, quantised = of / INT8_GRAPH, (of / CALIBRATION).exists()
-    if quantised:
-        calibration = msgspec.json.decode((of / CALIBRATION).read_bytes(), type=Calibration)
-    else:
-        graph = folder / "float.onnx"
-        export_onnx(network, network.input, graph_outputs(network), graph, opset=device.export.opset)
-        calibration = Calibration(method="none", images=0, min_images=0, images_digest="0" * 64)
-    members = {"model.onnx": graph.read_bytes()}
-    if "openvino" in engines:
-        xml = folder / "openvino.xml"
-        write_ir(graph, xml)
-        members |= {"openvino.xml": xml.read_bytes(), "openvino.bin": xml.with_suffix(".bin").read_bytes()}
-    arithmetic: Literal["int8", "float32"] = "int8" if quantised else "float32"
-    options = [msgspec.structs.replace(one, arithmetic=arithmetic) for one in offered]
-    return options, members, calibration
-
-
-def describe_reference(predictor: Predictor, dataset: Dataset, split: str) -> Reference | None:
+def describe_reference(predictor: Asked, dataset: Dataset, split: str) -> Reference | None:
     """Histograms of images and answers, by which a drift can be seen later.
 
     An image that is refused is left out, and counted nowhere; None where all are.
@@ -206,51 +223,6 @@ def describe_reference(predictor: Predictor, dataset: Dataset, split: str) -> Re
     )
 
 
-def task_outputs(
-    network: Network, locked: Mapping[str, tuple[float, ...]], warmth: Mapping[str, float] | None = None
-) -> tuple[TaskOutput, ...]:
-    """How the graph's raw outputs become answers, with the thresholds that were locked and the temperatures."""
-    outputs = []
-    for task in network.tasks:
-        mean, std = network.target_scale.get(task.name, ((), ()))
-        boxes = task.kind == "detection"
-        outputs.append(
-            TaskOutput(
-                task=shipped_task(task),
-                tensors=tensor_names(task, "student"),
-                thresholds=locked.get(task.name, ()),
-                mean=mean,
-                std=std,
-                temperature=(warmth or {}).get(task.name, 1.0),
-                stride=network.architecture.box_stride if boxes else 0,
-                nms_iou=NMS_IOU,
-                score_floor=SCORE_FLOOR,
-                max_boxes=MAX_BOXES,
-            )
-        )
-    return tuple(outputs)
-
-
-def shipped_task(task: Task) -> Task:
-    """The task without what only training and proof need (columns, weight, margins, critical classes)."""
-    return msgspec.structs.replace(task, columns=(), ignore_column="", weight=1.0, margins={}, critical=())
-
-
-def session_answers(session: Session, network: Network, images: NDArray[np.float32]) -> RawAnswers:
-    """An artefact's raw answers to prepared images (N, C, H, W), one at a time as on the device."""
-    raw: dict[str, list[NDArray[np.float32]]] = {task.name: [] for task in network.tasks if task.kind != "detection"}
-    boxes: dict[str, list[NDArray[np.float32]]] = {task.name: [] for task in network.tasks if task.kind == "detection"}
-    size = (network.input.height, network.input.width)
-    for i in range(len(images)):
-        found = session.run(np.ascontiguousarray(images[i : i + 1]))
-        for name, many in raw.items():
-            many.append(found[name])
-        for name, rows in boxes.items():
-            sides, scores = found[f"{name}.boxes"][0], found[f"{name}.scores"][0]
-            rows.append(grid_boxes(sides, scores, network.architecture.box_stride, size).astype(np.float32))
-    return RawAnswers({name: np.concatenate(many) for name, many in raw.items()}, boxes)
-
-
 def _compare(
     engine: EngineName, session: Session, network: Network, outputs: Sequence[TaskOutput], val: Arrays, count: int
 ) -> Comparison:
@@ -260,10 +232,14 @@ def _compare(
         for i in range(min(count, len(val))):
             x = np.array(val.images[i : i + 1])
             with torch.inference_mode():
-                reference = {name: raw.numpy() for name, raw in network(torch.from_numpy(x)).items()}
-            yield _tempered(outputs, reference), _tempered(outputs, session.run(x))
+                reference = {name: raw.numpy() for name, raw in graph(torch.from_numpy(x)).items()}
+            yield meant(reference), meant(session.run(x))
 
-    return compare_engines(engine, pairs(), outputs)
+    def meant(raw: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        return comparable(outputs, _tempered(outputs, raw), network.input)
+
+    graph = as_graph(network)
+    return compare_engines(engine, pairs(), comparable_outputs(outputs))
 
 
 def _tempered(outputs: Sequence[TaskOutput], raw: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:

@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from ..runtime.bundle import Bundle, read_unverified
-from ..runtime.engine import engine_of
+from ..runtime.engine import engine_of, runs_anywhere
 from ..runtime.errors import FoveolaError
 from ..runtime.image import decode_image, prepare
 from ..runtime.measure import Latency, latency
@@ -48,7 +48,8 @@ def measure_bundle(
     bundle = read_unverified(path)
     sample = (dataset.subset("test") if len(dataset.subset("test")) else dataset).samples[0]
     data = sample.path.read_bytes()
-    total = 1 + 2 * len(bundle.manifest.engines)
+    here = [options for options in bundle.manifest.engines if runs_anywhere(options)]
+    total = 1 + 2 * len(here)
     progress(0, total, "timing the teacher")
     teacher = load_teacher(teacher_folder)
     base = time_teacher(teacher, data, max(5, repeats // 5))
@@ -61,7 +62,7 @@ def measure_bundle(
             base,
         )
     ]
-    for number, options in enumerate(bundle.manifest.engines):
+    for number, options in enumerate(here):
         engine = engine_of(options)
         progress(1 + 2 * number, total, f"timing the bundle on {engine}")
         predictor = Predictor(bundle, engine)

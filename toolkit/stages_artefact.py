@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from ..runtime.manifest import EngineName
+from ..runtime.manifest import Arithmetic, EngineName
 from .knobs import Count
 from .stage import Stage
 from .stages_data import dataset_of
@@ -15,21 +15,26 @@ from .stages_network import TEACHERS
 from .work import Work
 
 MIN_CALIBRATION_IMAGES = 128
+NETWORKS = ("train", "finetune", "continual")  # stages whose teacher is one network of ours, which can be a graph
 
 
 class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Quantise a student to the portable int8 graph (signed, symmetric, per-channel weights, heads' last layers float).
 
     Args:
-        of: the step of the student.
+        of: the step of the student, or of a teacher that is to run on a server.
         split: the images that set the ranges; never those of training or of the proof.
         images: at most so many of them.
         min_images: fewer are refused; a number below 128 is shown in the bundle and the report.
         method: how ranges are set.
+        overflow: the cure on a device whose profile asks for 7-bit weights: `fit` coarsens a channel only as far as its
+            worst pair of weights asks, `seven` halves every scale, `unsigned` is for ONNX Runtime alone.
+        float_layers: layers that stay float, by their names in `saturation.json`.
     """
 
+    VERSION = 2  # 1 had no lint, and 63 steps in every layer where the device asks for 7-bit weights
     INPUTS = ("of",)
-    ACCEPTS = {"of": ("distill",)}  # noqa: RUF012
+    ACCEPTS = {"of": ("distill", *NETWORKS)}  # noqa: RUF012
     USES = frozenset({"tasks", "device"})
 
     of: str
@@ -37,6 +42,8 @@ class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     images: Count = 256
     min_images: Count = MIN_CALIBRATION_IMAGES
     method: Literal["minmax", "percentile", "entropy"] = "minmax"
+    overflow: Literal["fit", "seven", "unsigned"] = "fit"
+    float_layers: tuple[str, ...] = ()
 
     def check_ahead(self, work: Work) -> None:
         """Enough calibration images, none of them used elsewhere."""
@@ -45,7 +52,7 @@ class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         calibration_set(dataset_of(work), self.split, self.images, self.min_images)
 
     def run(self, work: Work) -> None:
-        """Export to ONNX, calibrate, write the int8 graph."""
+        """Export to ONNX, calibrate, write the int8 graph and what the saturation lint says of it."""
         from .compress.quantise import quantise_student
 
         quantise_student(
@@ -57,6 +64,8 @@ class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             method=self.method,
             opset=work.device.export.opset,
             weight_bits=work.device.export.weight_bits,
+            overflow=self.overflow,
+            float_layers=self.float_layers,
             folder=work.folder,
             cache=work.cache,
             progress=work.progress,
@@ -64,41 +73,57 @@ class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Make the bundle's core: graphs for each engine, locked thresholds, comparison with torch, self-test, SBOM.
+    """Make the bundle's core: the best form for each engine, locked thresholds, comparison with torch, self-test, SBOM.
+
+    Every form that the device can run is written, held against torch on the validation images and timed; of each engine
+    one ships, and `variants.json` says why the others do not. A choice by measured times can fall otherwise on another
+    machine: `pick: roofline` or `first` makes the bundle a function of the recipe alone.
 
     Args:
-        of: the step of the quantised student, or of a student for a float32 bundle.
-        engines: which artefacts the bundle carries, the preferred first.
+        of: the step of the quantised student, or of a student for a float bundle; or of a teacher, for a server.
+        engines: which artefacts the bundle carries, the preferred first; empty: all engines of the device.
+        precisions: which are tried; empty: those of the device's engines.
+        nncf: try NNCF's own int8 on OpenVINO too; `accuracy` puts layers back to float until the worst task keeps its
+            margin on the validation images.
+        pick: by times measured here (`measure`), by the device's `roofline`, measured where this machine is such a
+            device and else by the roofline (`auto`), or the `first` of `precisions` that keeps its margins.
         compare: validation images on which every artefact is compared with torch.
         golden: images of the calibration split that the self-test carries.
         version: of the bundle.
     """
 
-    VERSION = 2  # 1 brought neither histograms nor the list of images that the student was made with
+    VERSION = 3  # 2 wrote one form for each engine
     INPUTS = ("of",)
-    ACCEPTS = {"of": ("calibrate", "quantize", "distill")}  # noqa: RUF012
-    USES = frozenset({"tasks", "device"})
+    ACCEPTS = {"of": ("calibrate", "quantize", "distill", *NETWORKS)}  # noqa: RUF012
+    USES = frozenset({"tasks", "margins", "device"})
 
     of: str
     engines: tuple[EngineName, ...] = ("onnxruntime", "openvino")
+    precisions: tuple[Arithmetic, ...] = ()
+    nncf: Literal["off", "on", "accuracy"] = "on"
+    pick: Literal["auto", "measure", "roofline", "first"] = "auto"
     compare: Count = 32
     golden: Count = 3
     version: str = "1.0.0"
 
     def check_ahead(self, work: Work) -> None:
-        """The device has the engines."""
-        from ..devices.profile import options_for
+        """The device has the engines and the precisions."""
+        from .variants.candidates import candidates
 
-        options_for(work.device, self.engines)
+        candidates(work.device, self.engines, precisions=self.precisions, quantised=True, nncf=self.nncf != "off")
 
     def run(self, work: Work) -> None:
-        """Write `core.foveola`, not yet proved and not signed."""
-        from .ship import make_core
+        """Write `core.foveola`, not yet proved and not signed, and `variants.json`."""
+        from .ship import VARIANTS, make_core
+        from .variants.table import read_variants, variant_lines
 
         make_core(
             work.inputs["of"],
             dataset_of(work),
             engines=self.engines,
+            precisions=self.precisions,
+            nncf=self.nncf,
+            pick=self.pick,
             compare=self.compare,
             golden=self.golden,
             name=work.recipe.name,
@@ -110,6 +135,8 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             cache=work.cache,
             progress=work.progress,
         )
+        for line in variant_lines(read_variants(work.folder / VARIANTS)):
+            work.log(line)
 
 
 class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):

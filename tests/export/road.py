@@ -13,7 +13,7 @@ def make(folder: Path) -> None:
     import torch
     from torch import Tensor, nn
 
-    from foveola.export.nncf_int8 import nncf_int8
+    from foveola.export.nncf_int8 import nncf_default
     from foveola.export.onnx_graph import export_onnx
     from foveola.export.openvino_ir import write_ir
     from foveola.export.quantize import quantize_onnx
@@ -39,7 +39,7 @@ def make(folder: Path) -> None:
     images = [random.random((1, 3, 16, 16), dtype=np.float32) for _ in range(4)]
     quantize_onnx(folder / "float.onnx", folder / "int8.onnx", images, min_images=4)
     write_ir(folder / "int8.onnx", folder / "int8.xml")
-    nncf_int8(folder / "float.onnx", folder / "nncf.xml", images)
+    nncf_default(folder / "float.onnx", folder / "nncf.xml", images)
 
 
 def refuse(*_: object) -> None:

@@ -133,6 +133,46 @@ def test_an_opset_that_the_exporter_cannot_write_is_refused(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+def test_every_node_is_told_with_the_module_it_comes_from_and_the_file_says_nothing_of_it(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.act = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
+
+        def forward(self, x: Any) -> Any:
+            return x + self.act(self.norm(self.conv(x)))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.Sequential(Block(), Block())
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, x: Any) -> Any:
+            return {"out": torch.tanh(self.head(self.blocks(x / 2).mean((2, 3))))}
+
+    origins = export_onnx(Net(), TINY, ["out"], tmp_path / "net.onnx", opset=20)
+
+    nodes = onnx.load(tmp_path / "net.onnx").graph.node
+    told = [(node.op_type, origins.get(node.name, "")) for node in nodes]
+    assert told == [
+        ("Div", ""),
+        ("Conv", "blocks.0.conv"),
+        ("Relu", "blocks.0.act"),
+        ("Add", "blocks.0"),
+        ("Conv", "blocks.1.conv"),
+        ("Relu", "blocks.1.act"),
+        ("Add", "blocks.1"),
+        ("ReduceMean", ""),
+        ("Gemm", "head"),
+        ("Tanh", ""),
+    ]
+    assert not any(node.metadata_props for node in nodes)
+
+
 def test_a_teacher_with_a_dilated_backbone_and_a_deeplab_head_is_exported(tmp_path: Path, run: Any) -> None:
     import timm
     import torch

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from foveola.export.nncf_int8 import nncf_int8
+from foveola.export.nncf_int8 import nncf_default
 from foveola.export.openvino_ir import write_ir
 from foveola.export.quantize import Quantized
 from foveola.runtime.engine import open_session
@@ -59,7 +59,7 @@ def test_an_int8_graph_keeps_its_integers_and_names_its_layers_in_order(
 
 
 def test_nncf_makes_an_int8_graph_that_still_answers(float_graph: Path, tmp_path: Path, run: Any, sqnr: Any) -> None:
-    nncf_int8(float_graph, tmp_path / "nncf.xml", [smooth_image(seed) for seed in range(3)])
+    nncf_default(float_graph, tmp_path / "nncf.xml", [smooth_image(seed) for seed in range(3)])
 
     layers = ElementTree.parse(tmp_path / "nncf.xml").findall("./layers/layer")
     stored = Counter(layer.findall("data")[0].get("element_type") for layer in layers if layer.get("type") == "Const")

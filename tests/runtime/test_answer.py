@@ -15,7 +15,6 @@ from foveola.runtime.answer import (
     Prediction,
     decode,
     decode_boxes,
-    nms,
     prediction_json,
     probabilities,
     run_lengths,
@@ -24,6 +23,7 @@ from foveola.runtime.answer import (
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.image import mask_to_image, prepare
 from foveola.runtime.manifest import InputSpec, TaskOutput
+from foveola.runtime.suppression import nms
 from foveola.runtime.task import Task
 
 SPEC = InputSpec(height=32, width=32, channels=1)

@@ -184,13 +184,15 @@ def test_selftest_fails_with_a_reason(
 
 
 def test_bench_takes_the_bundles_own_image(tiny_path: Path, picture: Path, capsys: Capture) -> None:
-    assert main(["bench", str(tiny_path), "--runs", "3", "--sustain", "0.01", "--json"]) == ExitCode.DONE
+    quick = ["--runs", "3", "--cold", "0", "--energy", "0"]
+
+    assert main(["bench", str(tiny_path), *quick, "--sustain", "0.01", "--json"]) == ExitCode.DONE
     result = answer_of(capsys)
     assert result["end_to_end"]["runs"] == 3
     assert result["after_idle"] is None
     assert result["sustained"]["runs"] >= 1
 
-    assert main(["bench", str(tiny_path), "--runs", "3", "--idle", "0.001", "--image", str(picture)]) == ExitCode.DONE
+    assert main(["bench", str(tiny_path), *quick, "--idle", "0.001", "--image", str(picture)]) == ExitCode.DONE
     assert "after idling" in capsys.readouterr().out
     assert main(["bench", str(tiny_path), "--image", "absent.png"]) == ExitCode.REFUSED
 

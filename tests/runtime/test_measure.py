@@ -1,13 +1,13 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
-import pytest
 
-from foveola.runtime.bundle import Bundle
-from foveola.runtime.measure import bench, latency, peak_rss_mib, sustained
-from foveola.runtime.predict import Predictor
+from foveola.runtime.measure import latency, latency_of, peak_rss_mib, rss_mib
 
 
 def test_latency_is_in_milliseconds_and_leaves_out_the_warm_up() -> None:
@@ -32,38 +32,39 @@ def test_a_pause_comes_before_each_timed_call() -> None:
     assert seen.median_ms < 10
 
 
-def test_a_sustained_run_tells_how_it_began_and_how_it_ended() -> None:
-    slow = iter(np.linspace(0.0005, 0.004, 10_000))
+def test_tails_are_percentiles() -> None:
+    seen = latency_of([float(n) for n in range(101)])
 
-    seen = sustained(lambda: time.sleep(next(slow)), 0.0)
-    longer = sustained(lambda: time.sleep(0.001), 0.05)
-
-    assert seen.runs == 1
-    assert longer.runs > 5
-    assert longer.first_ms >= 1
-    assert longer.last_ms >= 1
+    assert (seen.runs, seen.least_ms, seen.median_ms, seen.p95_ms, seen.p99_ms) == (101, 0, 50, 95, 99)
 
 
 def test_memory_grows_with_what_is_held() -> None:
     before = peak_rss_mib()
     held = np.ones(20 * 2**20, np.uint8)
-    after = peak_rss_mib()
+    after, now = peak_rss_mib(), rss_mib()
 
     assert before is not None
     assert after is not None
+    assert now is not None
     assert 5 < before <= after < 2**16
+    assert now <= after
     assert held.all()
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_a_bundle_is_measured_from_bytes_to_prediction_and_bare(
-    tiny_bundle: Bundle, tiny_image: bytes, engine: str
-) -> None:
-    seen = bench(Predictor(tiny_bundle, engine), tiny_image, runs=10, idle_s=0.001, sustain_s=0.01)
+def test_a_small_process_does_not_inherit_the_peak_of_the_one_that_started_it() -> None:
+    held = np.ones(150 * 2**20, np.uint8)
+    code = "from foveola.runtime.measure import peak_rss_mib; print(peak_rss_mib())"
 
-    assert seen.engine == engine
-    assert seen.end_to_end.runs == seen.inference.runs == 10
-    assert seen.inference.least_ms < seen.end_to_end.p99_ms
-    assert seen.after_idle is not None
-    assert seen.sustained is not None
-    assert bench(Predictor(tiny_bundle, engine), tiny_image, runs=1).after_idle is None
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert held.all()
+    assert 5 < float(ended.stdout) < 100
+
+
+def test_the_systems_own_words_are_understood_and_their_absence_too(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text("Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t   1024 kB\n")
+
+    assert (peak_rss_mib(status), rss_mib(status)) == (2.0, 1.0)
+    assert rss_mib(tmp_path / "absent") is None
+    assert (peak_rss_mib(tmp_path / "absent") or 0) > 5  # by `getrusage`

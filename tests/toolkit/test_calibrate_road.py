@@ -44,7 +44,7 @@ steps:
     {{stage: distill, teacher: teacher, backbone: mobilenetv4_conv_small_035, input: {INPUT}, width: 8, epochs: 1}}
   int8: {{stage: quantize, of: student, min_images: 2}}
   warm: {{stage: calibrate, of: int8}}
-  bundle: {{stage: export, of: warm, engines: [onnxruntime], compare: 4, golden: 1}}
+  bundle: {{stage: export, of: warm, precisions: [int8], nncf: "off", engines: [onnxruntime], compare: 4, golden: 1}}
 """
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from ..answers import RawAnswers, load_answers, save_answers
 from ..data.dataset import Dataset
+from ..data.hashing import file_sha256
 from ..teachers.load import load_teacher
 from ..train import teacher_answers, write_json
 
@@ -63,5 +64,7 @@ def write_taught(folder: Path, teacher_digest: str) -> None:
 
 
 def read_taught(folder: Path) -> str:
-    """Identity of a student's teacher."""
+    """Identity of a student's teacher; of a teacher itself the digest of its weights."""
+    if not (folder / TAUGHT).exists():
+        return file_sha256(folder / "model.safetensors")
     return msgspec.json.decode((folder / TAUGHT).read_bytes(), type=Taught).teacher_digest

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ...export.onnx_graph import export_onnx
-from ...export.quantize import quantize_onnx
+from ...export.quantize import Overflow, WeightBits, calibrate_graph, write_int8
 from ...runtime.manifest import Calibration
-from ..data.arrays import Arrays, prepare_arrays
-from ..data.dataset import Dataset, calibration_set
-from ..models.network import Network, load_network, tensor_names
+from ..data.arrays import prepare_arrays
+from ..data.dataset import Dataset, calibration_set, images_digest
+from ..models.dense_teacher import as_graph
+from ..models.network import load_network
+from ..models.outputs import graph_outputs
 from ..train import write_json
 from .lessons import TAUGHT
+from .overflow import SATURATION, describe, lint_int8, spread
 
 FLOAT_GRAPH, INT8_GRAPH, CALIBRATION = "float.onnx", "model.onnx", "calibration.json"
 
@@ -32,12 +31,14 @@ def quantise_student(
     min_images: int,
     method: Literal["minmax", "percentile", "entropy"],
     opset: int,
-    weight_bits: Literal[7, 8],
+    weight_bits: WeightBits,
+    overflow: Overflow = "fit",
+    float_layers: Collection[str] = (),
     folder: Path,
     cache: Path,
     progress: Callable[[int, int, str], None],
 ) -> Calibration:
-    """Write the float graph, the int8 graph and the record of its calibration; the student's own files are kept beside.
+    """Write the float graph, the int8 graph, its calibration and its lint; the student's own files are kept beside.
 
     Args:
         student: folder of the finished student.
@@ -48,47 +49,43 @@ def quantise_student(
         method: how ranges are set.
         opset: of the ONNX graphs.
         weight_bits: 7 for processors whose 16-bit sums overflow.
+        overflow: the cure there (see `export.quantize`).
+        float_layers: layers that stay float, beside the last of each head.
         folder: where the results go.
         cache: where decoded images are kept.
         progress: called with (done, total, text).
 
     Raises:
-        FoveolaError: too few calibration images, or one that training or the proof uses too.
+        FoveolaError: too few calibration images, one that training or the proof uses too, or no such layer.
     """
     chosen = calibration_set(dataset, split, images, min_images)
     network = load_network(student)
     names = graph_outputs(network)
-    progress(0, 3, "writing the float graph")
-    export_onnx(network, network.input, names, folder / FLOAT_GRAPH, opset=opset)
-    progress(1, 3, f"calibrating on {len(chosen)} images")
+    progress(0, 4, "writing the float graph")
+    origins = export_onnx(as_graph(network), network.input, names, folder / FLOAT_GRAPH, opset=opset)
+    progress(1, 4, f"calibrating on {len(chosen)} images")
     arrays = prepare_arrays(chosen, network.input, cache=cache)
-    quantize_onnx(
+    calibrated = calibrate_graph(
         folder / FLOAT_GRAPH,
-        folder / INT8_GRAPH,
-        _one_by_one(arrays),
+        spread(arrays, len(arrays)),
         method=method,
-        weight_bits=weight_bits,
+        float_layers=float_layers,
         min_images=min_images,
     )
-    hashes = "\n".join(sorted(sample.sha256 for sample in chosen.samples))
+    write_int8(calibrated, folder / INT8_GRAPH, weight_bits=weight_bits, overflow=overflow)
+    progress(2, 4, "looking for 16-bit sums that overflow")
+    saturation = lint_int8(calibrated, arrays, weight_bits, overflow, origins)
+    write_json(folder / SATURATION, saturation)
+    progress(3, 4, describe(saturation))
     record = Calibration(
         method=method,
         images=len(chosen),
         min_images=min_images,
-        images_digest=hashlib.sha256(hashes.encode()).hexdigest(),
+        images_digest=images_digest(chosen),
     )
     write_json(folder / CALIBRATION, record)
     for name in ("model.json", "model.safetensors", TAUGHT):
-        shutil.copyfile(student / name, folder / name)
-    progress(3, 3, "int8 graph written")
+        if (student / name).exists():  # a teacher was taught by nobody
+            shutil.copyfile(student / name, folder / name)
+    progress(4, 4, "int8 graph written")
     return record
-
-
-def graph_outputs(network: Network) -> tuple[str, ...]:
-    """Names of a student's raw outputs, in the order of its tasks."""
-    return tuple(name for task in network.tasks for name in tensor_names(task, "student"))
-
-
-def _one_by_one(arrays: Arrays) -> Iterator[NDArray[np.float32]]:
-    for i in range(len(arrays)):
-        yield np.array(arrays.images[i : i + 1])

@@ -220,6 +220,12 @@ def calibration_set(dataset: Dataset, split: str, images: int, min_images: int) 
     return chosen
 
 
+def images_digest(dataset: Dataset) -> str:
+    """Name a set of images, whatever their order: the sha256 over the sorted sha256 of their files."""
+    hashes = "\n".join(sorted(sample.sha256 for sample in dataset.samples))
+    return hashlib.sha256(hashes.encode()).hexdigest()
+
+
 def proof_set(dataset: Dataset, split: str) -> Dataset:
     """The images of the proof.
 

@@ -94,7 +94,7 @@ class FasterRcnnHead(Head):
         if not known:
             return pyramid[32].sum() * 0.0
         places = [i for i, _ in known]
-        features, images = self._levels({stride: x[places] for stride, x in pyramid.items()})
+        features, images = self.levels({stride: x[places] for stride, x in pyramid.items()})
         wanted = [{"boxes": boxes[:, :4].float(), "labels": boxes[:, 4].long() + 1} for _, boxes in known]
         proposals, rpn_losses = self.rpn(images, features, wanted)
         _, roi_losses = self.roi(features, proposals, images.image_sizes, wanted)
@@ -103,12 +103,13 @@ class FasterRcnnHead(Head):
 
     def boxes(self, pyramid: Pyramid, raw: dict[str, Tensor], size: tuple[int, int]) -> list[Tensor]:
         """Per image (K, 6): x1, y1, x2, y2 in input pixels, score, label; best first. Evaluation mode only."""
-        features, images = self._levels(pyramid)
+        features, images = self.levels(pyramid)
         proposals, _ = self.rpn(images, features)
         found, _ = self.roi(features, proposals, images.image_sizes)
         return [torch.cat((one["boxes"], one["scores"][:, None], one["labels"][:, None] - 1.0), 1) for one in found]
 
-    def _levels(self, pyramid: Pyramid) -> tuple[dict[str, Tensor], ImageList]:
+    def levels(self, pyramid: Pyramid) -> tuple[dict[str, Tensor], ImageList]:
+        """Maps of the feature pyramid, finest first, and the images as torchvision's modules want them."""
         maps = OrderedDict((str(level), pyramid[stride].float()) for level, stride in enumerate(LEVELS))
         batch = len(pyramid[32])
         # torchvision's modules ask the image tensor for its size, type and device only.

@@ -8,7 +8,9 @@ from pathlib import Path
 import msgspec
 
 from ...runtime.bundle import Bundle, read_unverified
-from ...runtime.engine import engine_of
+from ...runtime.engine import INSTALL, engine_of, runs_anywhere
+from ...runtime.errors import MissingPartError
+from ...runtime.manifest import EngineName
 from ..data.dataset import Dataset, proof_set
 from ..models.network import Teacher
 from ..parity.evidence import Evidence, encode_evidence
@@ -28,6 +30,7 @@ SHIPPED, SHIPPED_REPORT = "shipped.json", "shipped.html"  # evidence and report 
 PICTURES = "pictures.json"  # the worst flips, drawn; beside the proof, for the report with speeds
 REFITTED_ON = "calibration"  # the split on which thresholds are fitted again, for comparison
 NOT_LOCKED = "no protocol was locked before: the recipe's margins were taken, and the usual endpoints"
+ON_DEVICE = "it runs on the device alone; prove it there with `foveola parity`"
 Progress = Callable[[int, int, str], None]
 
 
@@ -77,9 +80,10 @@ def prove_bundle(
     )
     chosen = protocol or _usual(bundle, teacher, cases, resamples, seed)
     check_identity(chosen, bundle, stored.meta, "the proof")
+    engines, left = _engines_here(bundle)
     judged = judge(
         bundle,
-        [engine_of(options) for options in bundle.manifest.engines],
+        engines,
         cases,
         stored,
         chosen,
@@ -89,7 +93,7 @@ def prove_bundle(
             digest=dataset.digest,
             other=_other(dataset),
             changes=changes_of(facts_of(teacher, locked), bundle.manifest, student_of(bundle)),
-            notes=() if protocol else (NOT_LOCKED,),
+            notes=(*(() if protocol else (NOT_LOCKED,)), *left),
         ),
         lambda done, total: progress(total + done, 2 * total, f"the bundle answers {done}/{total}"),
     )
@@ -98,6 +102,21 @@ def prove_bundle(
     _write_shipped(folder, judged.proof.evidence, cases, dataset, bundle, protocol)
     write_proof(folder, judged.proof, bundle, protocol, drawn)
     return judged.proof.evidence
+
+
+def _engines_here(bundle: Bundle) -> tuple[list[EngineName], list[str]]:
+    """The engines that can be proved here, and a note of each that cannot.
+
+    Raises:
+        MissingPartError: none can.
+    """
+    offered = bundle.manifest.engines
+    here = [engine_of(one) for one in offered if runs_anywhere(one)]
+    left = [engine_of(one) for one in offered if not runs_anywhere(one)]
+    if not here:
+        cures = " or ".join(INSTALL[name] for name in left)
+        raise MissingPartError(bundle.manifest.name, f"none of its engines runs here ({', '.join(left)})", cures)
+    return here, [f"{name} was not proved: {ON_DEVICE}" for name in left]
 
 
 def read_pictures(folder: Path) -> list[Picture]:

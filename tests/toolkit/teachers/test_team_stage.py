@@ -41,7 +41,7 @@ steps:
   student:
     {{stage: distill, teacher: team, backbone: mobilenetv4_conv_small_035, input: {INPUT}, width: 8, epochs: 1}}
   int8: {{stage: quantize, of: student, min_images: 2}}
-  bundle: {{stage: export, of: int8, engines: [onnxruntime]}}
+  bundle: {{stage: export, of: int8, precisions: [int8], nncf: "off", engines: [onnxruntime]}}
   proof: {{stage: parity, bundle: bundle, against: team, resamples: 100}}
   ship: {{stage: sign, bundle: bundle, proof: proof, require: any}}
   speed: {{stage: bench, bundle: ship, teacher: team, proof: proof, repeats: 2}}

@@ -1,0 +1,1 @@
+"""What processors without VNNI would clip: the emulation, the proof, and the lint."""

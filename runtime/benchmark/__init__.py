@@ -1,0 +1,1 @@
+"""What a bundle costs on this machine: times, memory, energy, and the record of them."""

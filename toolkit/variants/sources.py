@@ -1,0 +1,110 @@
+"""What all forms of a student are made of: its float graph, its int8 graph, and the images that calibrated it.
+
+The student's own step has them as its recipe's device wanted them. For a device that wants another opset or other
+weights they are made again, on the same images and by the same method.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ...devices.profile import Profile
+from ...export.onnx_graph import export_onnx
+from ...export.quantize import quantize_onnx
+from ...export.saturation.integer_layers import unproved_layers
+from ...runtime.errors import FoveolaError
+from ...runtime.manifest import Calibration
+from ..compress.overflow import SATURATION, SaturationRecord
+from ..compress.quantise import CALIBRATION, FLOAT_GRAPH, INT8_GRAPH
+from ..data.arrays import prepare_arrays
+from ..data.dataset import Dataset, calibration_set, images_digest
+from ..models.dense_teacher import as_graph
+from ..models.network import Network
+from ..models.outputs import graph_outputs
+from .write import Images, Sources
+
+NOT_CALIBRATED = Calibration(method="none", images=0, min_images=0, images_digest="0" * 64)
+
+
+def find_sources(
+    of: Path, network: Network, dataset: Dataset, device: Profile, folder: Path, cache: Path
+) -> tuple[Sources, Calibration]:
+    """Find the sources of all forms, or make them where the device wants others.
+
+    Args:
+        of: folder of the student, quantised or not.
+        network: that student.
+        dataset: holds the calibration images.
+        device: the profile.
+        folder: where new graphs go.
+        cache: where decoded images are kept.
+
+    Raises:
+        FoveolaError: graphs must be made anew and the calibration images are gone.
+    """
+    record = NOT_CALIBRATED
+    if (of / CALIBRATION).exists():
+        record = msgspec.json.decode((of / CALIBRATION).read_bytes(), type=Calibration)
+    images = _calibration_images(dataset, record, network, cache)
+    float_graph = of / FLOAT_GRAPH
+    if not float_graph.exists() or _opset(float_graph) > device.export.opset:
+        float_graph = folder / FLOAT_GRAPH
+        export_onnx(as_graph(network), network.input, graph_outputs(network), float_graph, opset=device.export.opset)
+    int8_graph = of / INT8_GRAPH if record is not NOT_CALIBRATED else None
+    if int8_graph is not None and not _fits(int8_graph, of / SATURATION, device):
+        int8_graph = folder / "int8.onnx"
+        quantize_onnx(
+            float_graph,
+            int8_graph,
+            images(),
+            method="minmax" if record.method == "none" else record.method,
+            weight_bits=device.export.weight_bits,
+            overflow="fit",
+            min_images=record.min_images,
+        )
+    sources = Sources(
+        float_graph=float_graph,
+        int8_graph=int8_graph,
+        images=images,
+        spec=network.input,
+        weight_bits=device.export.weight_bits,
+        opset=device.export.opset,
+    )
+    return sources, record
+
+
+def _fits(int8_graph: Path, saturation: Path, device: Profile) -> bool:
+    """Whether the student's int8 graph is what the device wants: no newer opset, and weights of its kind."""
+    if _opset(int8_graph) > device.export.opset:
+        return False
+    if saturation.exists():
+        record = msgspec.json.decode(saturation.read_bytes(), type=SaturationRecord)
+        return record.weight_bits == device.export.weight_bits
+    return device.export.weight_bits == 8 or not unproved_layers(int8_graph)
+
+
+def _opset(graph: Path) -> int:
+    imports = onnx.load(graph).opset_import
+    return next(int(entry.version) for entry in imports if not entry.domain)
+
+
+def _calibration_images(dataset: Dataset, record: Calibration, network: Network, cache: Path) -> Images:
+    """The images on which the portable graph was calibrated, found again by their digest."""
+
+    def read() -> list[NDArray[np.float32]]:
+        for split in ("calibration", "val"):
+            if not len(dataset.subset(split)):
+                continue
+            chosen = calibration_set(dataset, split, record.images, 1)
+            if images_digest(chosen) == record.images_digest:
+                arrays = prepare_arrays(chosen, network.input, cache=cache)
+                return [np.array(arrays.images[i : i + 1]) for i in range(len(arrays))]
+        fault = f"the {record.images} images that calibrated the student are not among its data"
+        raise FoveolaError(str(dataset.root), fault, "quantise the student anew on these data")
+
+    return read

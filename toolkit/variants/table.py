@@ -1,0 +1,65 @@
+"""The account of the forms, for people: a table for the terminal, lines for a log, and Markdown.
+
+| form | MB | ms | flips in 1,000 | slack | |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from .pick import Variant
+
+COLUMNS = ("form", "MB", "ms", "flips in 1,000", "largest difference", "slack", "")
+
+
+def read_variants(path: Path) -> tuple[Variant, ...]:
+    """Read `variants.json`."""
+    return msgspec.json.decode(path.read_bytes(), type=tuple[Variant, ...])
+
+
+def variant_table(variants: Sequence[Variant]) -> Table:
+    """Make the table for the terminal; what ships stands in bold."""
+    table = Table(*COLUMNS, box=None, pad_edge=False)
+    for column in table.columns[1:-1]:
+        column.justify = "right"
+    for one in variants:
+        table.add_row(*_row(one), style="bold" if one.chosen else "")
+    return table
+
+
+def variant_markdown(variants: Sequence[Variant]) -> str:
+    """Make the table in Markdown."""
+    head = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 2) + "---|"]
+    return "\n".join([*head, *("| " + " | ".join(_row(one)) + " |" for one in variants)]) + "\n"
+
+
+def variant_lines(variants: Sequence[Variant]) -> list[str]:
+    """Say in one line each what became of the forms, for a log."""
+    return [f"{one.name}: {_timed(one)}; {_fate(one)}" for one in variants]
+
+
+def _row(one: Variant) -> list[str]:
+    return [
+        one.name,
+        f"{one.size_bytes / 1e6:.2f}",
+        _timed(one),
+        "-" if one.flips is None else f"{one.flips:.2f}",
+        "-" if one.difference is None else f"{one.difference:.2g}",
+        "-" if one.slack is None else f"{one.slack:.2f}",
+        _fate(one),
+    ]
+
+
+def _timed(one: Variant) -> str:
+    if one.timing.ms is None:
+        return "-"
+    about = "" if one.timing.source == "measured" else "about "
+    return f"{about}{one.timing.ms:.2f}"
+
+
+def _fate(one: Variant) -> str:
+    return f"ships: {one.why}" if one.chosen else one.why

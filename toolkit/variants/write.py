@@ -1,0 +1,88 @@
+"""One form of the network as the members of a bundle: the graph that an engine reads, and nothing else.
+
+The float graph and the portable int8 graph are there already; each form is made of one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ...export.input_words import take_words
+from ...export.nncf_int8 import Slack, nncf_int8
+from ...export.openvino_ir import write_ir
+from ...runtime.engine import as_input
+from ...runtime.errors import FoveolaError
+from ...runtime.manifest import InputSpec, OpenVinoOptions, TensorRtOptions
+from .candidates import Candidate
+
+Images = Callable[[], Sequence[NDArray[np.float32]]]  # calibration inputs (1, C, H, W), read when they are needed
+
+
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """What all forms are made of.
+
+    Args:
+        float_graph: float32 ONNX graph with a float32 input.
+        int8_graph: portable int8 graph; None where the student is not quantised.
+        images: the calibration images.
+        spec: how the network is fed.
+        weight_bits: of int8 weights on the device.
+        opset: of the device.
+    """
+
+    float_graph: Path
+    int8_graph: Path | None
+    images: Images
+    spec: InputSpec
+    weight_bits: Literal[7, 8]
+    opset: int
+
+
+def write_variant(candidate: Candidate, sources: Sources, folder: Path, slack: Slack | None = None) -> dict[str, bytes]:
+    """Write the files of one form into `folder` and give them as members.
+
+    Args:
+        candidate: the form.
+        sources: what it is made of.
+        folder: an empty folder.
+        slack: NNCF puts layers back to float until it is 0 or more; None: as it comes.
+
+    Raises:
+        FoveolaError: the engine cannot take the graph.
+    """
+    if isinstance(candidate.options, TensorRtOptions):
+        return _write_kit(candidate, sources, folder)
+    portable = candidate.quantiser == "portable"
+    source = sources.int8_graph if portable else sources.float_graph
+    assert source is not None
+    graph = folder / "model.onnx"
+    if sources.spec.tensor == "uint16":
+        take_words(source, graph)
+    else:
+        graph.write_bytes(source.read_bytes())
+    if not isinstance(candidate.options, OpenVinoOptions):
+        return {candidate.options.graph: graph.read_bytes()}
+    xml = folder / candidate.options.graph
+    if candidate.quantiser == "nncf":
+        kind = sources.spec.tensor
+        images = [as_input(image, kind) for image in sources.images()]
+        nncf_int8(graph, xml, images, weight_bits=sources.weight_bits, slack=slack)
+    else:
+        write_ir(graph, xml, half=candidate.arithmetic == "float16")
+    return {name: (folder / name).read_bytes() for name in candidate.options.files}
+
+
+def _write_kit(candidate: Candidate, sources: Sources, folder: Path) -> dict[str, bytes]:
+    """The build kit: a typed graph and the plan of the build; the engine is built on the device."""
+    from ...export.tensorrt.kit import write_kit
+
+    if sources.spec.tensor != "float32":
+        fault = "TensorRT knows no 16-bit integers"
+        raise FoveolaError("tensorrt", fault, "set input.tensor to float32, or leave the engine out")
+    return write_kit(sources.float_graph, folder, arithmetic=candidate.arithmetic, images=sources.images())
