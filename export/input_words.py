@@ -1,6 +1,6 @@
 """A graph that takes a detector's 16-bit words: `image` as uint16 in 0..65535 in place of float32 in 0..1.
 
-The graph is made, calibrated and quantised on floats; this comes last and adds two nodes in front. ONNX Runtime and
+The graph is made, calibrated and quantised on floats; this comes last and adds three nodes in front. ONNX Runtime and
 OpenVINO know the type; TensorRT knows no 16-bit integer (NVIDIA, "Data types"), so that its graph keeps float32.
 """
 
@@ -35,8 +35,11 @@ def take_words(source: Path, target: Path) -> None:
     image.type.tensor_type.elem_type = TensorProto.UINT16
     for node in graph.node:
         node.input[:] = [SHARES if name == INPUT else name for name in node.input]
+    # By way of int32: from uint16 straight to float, OpenVINO's int8 passes take cast and division for a dequantiser and
+    # hand the words to a convolution, which no kernel knows ("does not support u16 for use with oneDNN", 2026.4).
     front = [
-        helper.make_node("Cast", [INPUT], [f"{INPUT}.float"], name=f"{INPUT}.cast", to=TensorProto.FLOAT),
+        helper.make_node("Cast", [INPUT], [f"{INPUT}.whole"], name=f"{INPUT}.widen", to=TensorProto.INT32),
+        helper.make_node("Cast", [f"{INPUT}.whole"], [f"{INPUT}.float"], name=f"{INPUT}.cast", to=TensorProto.FLOAT),
         helper.make_node("Div", [f"{INPUT}.float", f"{INPUT}.words"], [SHARES], name=f"{INPUT}.divide"),
     ]
     nodes = [*front, *graph.node]

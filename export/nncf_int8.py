@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.engine import Tensor
+from ..runtime.engine import InputType, Tensor, as_input
 from ..runtime.errors import FoveolaError, MissingPartError
 from ..runtime.offline import forbid_telemetry
 from .onnx_graph import INPUT, quiet
@@ -153,9 +153,11 @@ def _validation(slack: Slack) -> Callable[[Any, Iterable[Any]], tuple[float, Non
 
     def validate(compiled: Any, _: Iterable[Any]) -> tuple[float, None]:
         names = [output.any_name for output in compiled.outputs]
+        kind: InputType = "uint16" if compiled.inputs[0].element_type.to_string() == "u16" else "float32"
 
         def run(image: Tensor) -> dict[str, NDArray[np.float32]]:
-            answers = compiled(image)
+            # OpenVINO would cut floats in 0..1 down to the words 0 and 1 without a word.
+            answers = compiled(as_input(image, kind))
             return {name: np.array(answers[place]) for place, name in enumerate(names)}
 
         return slack(run), None

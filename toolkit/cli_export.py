@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..runtime.errors import FoveolaError, UsageError
+from ..runtime.errors import UsageError
 from .cli_parts import example, json_option, runs_option, say_json, set_option, stdout_for_results
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def export(
     from ..devices.profile import load_profile
     from .progress import make_progress
     from .stages_artefact import Export
+    from .variants.adhoc import adhoc_work
     from .variants.table import read_variants, variant_table
 
     wanted = {"engines": engines, "precisions": precisions, "nncf": nncf, "pick": pick, "of": "of"}
@@ -85,7 +86,7 @@ def export(
         raise UsageError("foveola export", str(error), "see `foveola export --help`") from None
     voice = make_progress()
     with stdout_for_results():
-        work = _work(step, origin, runs, changes, device, out, voice)
+        work = adhoc_work(step, origin, runs, changes, device, out, voice)
         load_profile(work.recipe.device, strict=strict)
         bundle = _run(stage, work, voice)
     variants = read_variants(work.folder / "variants.json")
@@ -110,49 +111,3 @@ def _run(stage: Export, work: Work, voice: Progress) -> Path:
     bundle = work.folder / f"{work.recipe.name}.foveola"
     (work.folder / CORE).replace(bundle)
     return bundle
-
-
-def _work(
-    step: str,
-    origin: str | None,
-    runs: Path,
-    changes: tuple[str, ...],
-    device: str | None,
-    out: Path | None,
-    voice: Progress,
-) -> Work:
-    """The surroundings of an export step that no recipe holds: the recipe's data, and a finished step of it."""
-    import msgspec
-
-    from .cli_run import load_recipe
-    from .plan import make_plan
-    from .proof.finished_step import find_step
-    from .recipe import DATA
-    from .work import Work
-
-    named = origin or step.rpartition(":")[0]
-    if not named:
-        raise UsageError(step, "names no recipe", "give RECIPE:STEP, or a step's folder and --of RECIPE")
-    recipe = load_recipe(named, changes)
-    (data,) = [one for one in make_plan(recipe, runs) if one.step.name == DATA]
-    if data.why != "reused":
-        raise FoveolaError(step, f"the data of {named} are not there ({data.reason})", f"foveola run {named}")
-    student, digest = find_step(step, runs)
-    if not (student / "model.safetensors").is_file():
-        raise UsageError(step, "is no student's step", "name one that distils, quantises or calibrates")
-    chosen = msgspec.structs.replace(recipe, device=device or recipe.device)
-    folder = out or Path(f"{recipe.name}-{chosen.device}")
-    cache = data.folder.parent / "cache"
-    for path in (folder, cache):
-        path.mkdir(parents=True, exist_ok=True)
-    return Work(
-        step="export",
-        digest=digest,
-        folder=folder,
-        inputs={"of": student},
-        digests={"of": digest},
-        data=data.folder,
-        cache=cache,
-        recipe=chosen,
-        reporter=voice,
-    )

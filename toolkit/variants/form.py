@@ -21,7 +21,6 @@ from ...devices.rules import judge_graph
 from ...export.compare import compare_engines
 from ...export.graph_facts import graph_facts, layer_work
 from ...export.nncf_int8 import Slack
-from ...export.onnx_graph import export_onnx
 from ...export.saturation.integer_layers import unproved_layers
 from ...export.tensorrt.kit import reference_options
 from ...runtime.box_map import comparable, comparable_outputs
@@ -31,7 +30,6 @@ from ..answers import RawAnswers
 from ..data.arrays import Arrays
 from ..models.dense_teacher import as_graph
 from ..models.network import Network
-from ..models.outputs import graph_outputs
 from .candidates import Candidate
 from .pick import Variant, causes
 from .slack import ask, slacks, worst
@@ -57,14 +55,7 @@ class Form(msgspec.Struct, eq=False):
     timing: Timing = Timing()
 
 
-def write_form(
-    candidate: Candidate,
-    sources: Sources,
-    folder: Path,
-    control: Slack | None,
-    device: Profile,
-    network: Network,
-) -> Form:
+def write_form(candidate: Candidate, sources: Sources, folder: Path, control: Slack | None, device: Profile) -> Form:
     """Write a form into a folder of its own and hold its graph against the device's rules."""
     own = folder / candidate.name.replace(" ", "-")
     own.mkdir()
@@ -73,9 +64,7 @@ def write_form(
     origins: Mapping[str, str] = {}
     findings = _findings(candidate, graph, origins, device)
     if any(one.severity == "error" for one in findings):
-        # Only to say which module it comes from: the names of the nodes are those of any export of this network.
-        names = graph_outputs(network)
-        origins = export_onnx(as_graph(network), network.input, names, own / "again.onnx", opset=sources.opset)
+        origins = sources.origins()
         findings = _findings(candidate, graph, origins, device)
     # NNCF's integers are in OpenVINO's own format; they ask as much of a machine as those of the portable graph.
     alike = sources.int8_graph if candidate.quantiser == "nncf" and sources.int8_graph else graph

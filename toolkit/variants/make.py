@@ -98,7 +98,7 @@ def make_variants(
         forms = []
         for number, candidate in enumerate(listed):
             progress(1 + number, total, f"writing {candidate.name}")
-            forms.append(write_form(candidate, sources, folder, control, device, network))
+            forms.append(write_form(candidate, sources, folder, control, device))
         _refuse_if_none(forms, device)
         locked = outputs(reference)
         pairs = torch_raw(network, val, compare)

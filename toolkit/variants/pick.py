@@ -1,14 +1,15 @@
 """Which form of each engine ships, and why each of the others lost.
 
 1. A form that the device cannot run, or that has lost a task's margin on the validation images, is out.
-2. Of what is left the first by preference ships, unless another is faster by more than `TIE`: int8 that is slower than
-   float never ships, and noise does not decide between equals.
+2. Of what is left the first by preference ships than which no other is faster by more than `TIE`: int8 that is slower
+   than float never ships, and noise does not decide between equals.
 3. Where none keeps its margins, the one that loses least ships; the proof will say what that is worth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from statistics import median
 
 import msgspec
@@ -79,33 +80,41 @@ def choose(variants: Sequence[Variant], *, by_time: bool = True) -> tuple[Varian
         variants: in order of preference.
         by_time: False: the first by preference that keeps its margins, whatever the times.
     """
-    chosen = {}
+    chosen, pace = {}, {}
     for engine in dict.fromkeys(one.engine for one in variants):
         runnable = [one for one in variants if one.engine == engine and one.refused is None]
         if runnable:
-            chosen[engine] = _best(runnable, by_time=by_time)
-    return tuple(_judged(one, chosen.get(one.engine), by_time=by_time) for one in variants)
+            pace[engine] = min((one for one in runnable if one.keeps), key=_ms, default=None)
+            chosen[engine] = _best(runnable, pace[engine], by_time=by_time)
+    return tuple(_judged(one, chosen.get(one.engine), pace.get(one.engine), by_time=by_time) for one in variants)
 
 
-def _best(variants: Sequence[Variant], *, by_time: bool) -> Variant:
-    keeping = [one for one in variants if one.keeps]
-    if not keeping:
+def _best(variants: Sequence[Variant], fastest: Variant | None, *, by_time: bool) -> Variant:
+    if fastest is None:
         return max(variants, key=lambda one: one.slack if one.slack is not None else 1.0)
-    first = keeping[0]
-    if not by_time or first.timing.ms is None:
-        return first
-    timed = [one for one in keeping if one.timing.ms is not None]
-    fastest = min(timed, key=lambda one: one.timing.ms or 0.0)
-    return fastest if (fastest.timing.ms or 0.0) < (1 - TIE) * first.timing.ms else first
+    keeping = [one for one in variants if one.keeps]
+    if not by_time or keeping[0].timing.ms is None:
+        return keeping[0]
+    return next(one for one in keeping if not _slower(one, fastest))
 
 
-def _judged(one: Variant, winner: Variant | None, *, by_time: bool) -> Variant:
+def _ms(one: Variant) -> float:
+    """Its time; beyond all others where it is not known."""
+    return inf if one.timing.ms is None else one.timing.ms
+
+
+def _slower(one: Variant, other: Variant) -> bool:
+    """Whether another is faster by more than noise."""
+    return _ms(other) < (1 - TIE) * _ms(one)
+
+
+def _judged(one: Variant, winner: Variant | None, fastest: Variant | None, *, by_time: bool) -> Variant:
     if one.refused is not None:
         return msgspec.structs.replace(one, why=f"the device refuses it: {one.refused.fault}")
     assert winner is not None
     if one.name == winner.name:
         return msgspec.structs.replace(one, chosen=True, why=_why_chosen(one, by_time=by_time))
-    return msgspec.structs.replace(one, why=_why_lost(one, winner, by_time=by_time))
+    return msgspec.structs.replace(one, why=_why_lost(one, winner, fastest or winner, by_time=by_time))
 
 
 def _why_chosen(one: Variant, *, by_time: bool) -> str:
@@ -120,17 +129,17 @@ def _why_chosen(one: Variant, *, by_time: bool) -> str:
     }[one.timing.source]
 
 
-def _why_lost(one: Variant, winner: Variant, *, by_time: bool) -> str:
+def _why_lost(one: Variant, winner: Variant, fastest: Variant, *, by_time: bool) -> str:
     if not one.keeps:
         return _lost(one)
     if not by_time:
         return f"{winner.name} is preferred"
-    ours, best = one.timing.ms, winner.timing.ms
-    if ours is None or best is None:
+    if one.timing.ms is None or winner.timing.ms is None:
         return f"no time is known; {winner.name} is preferred"
-    if ours > best * (1 + TIE):
+    if _slower(one, fastest):
+        rival = winner if _slower(one, winner) else fastest
         causes = f": {'; '.join(one.causes)}" if one.causes else ""
-        return f"{ours / best:.1f} times slower than {winner.name}{causes}"
+        return f"{_ms(one) / _ms(rival):.1f} times slower than {rival.name}{causes}"
     if WIDTH[winner.arithmetic] < WIDTH[one.arithmetic]:
         return f"as fast as {winner.name} within {100 * TIE:.0f} %, and larger"
     return f"as fast as {winner.name} within {100 * TIE:.0f} %, which is preferred"

@@ -6,6 +6,7 @@ weights they are made again, on the same images and by the same method.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ...devices.profile import Profile
-from ...export.onnx_graph import export_onnx
+from ...export.onnx_graph import Origins, export_onnx
 from ...export.quantize import quantize_onnx
 from ...export.saturation.integer_layers import unproved_layers
 from ...runtime.errors import FoveolaError
@@ -29,6 +30,7 @@ from ..models.outputs import graph_outputs
 from .write import Images, Sources
 
 NOT_CALIBRATED = Calibration(method="none", images=0, min_images=0, images_digest="0" * 64)
+SHOWN = 16  # images whose values a typed graph of a student in float must hold; as many as `write_kit` looks at
 
 
 def find_sources(
@@ -73,9 +75,15 @@ def find_sources(
         images=images,
         spec=network.input,
         weight_bits=device.export.weight_bits,
-        opset=device.export.opset,
+        origins=lru_cache(maxsize=1)(lambda: _origins(network, device, folder)),
     )
     return sources, record
+
+
+def _origins(network: Network, device: Profile, folder: Path) -> Origins:
+    """The module of each node: those of any export of this network, since nodes are numbered in graph order."""
+    names = graph_outputs(network)
+    return export_onnx(as_graph(network), network.input, names, folder / "again.onnx", opset=device.export.opset)
 
 
 def _fits(int8_graph: Path, saturation: Path, device: Profile) -> bool:
@@ -94,14 +102,17 @@ def _opset(graph: Path) -> int:
 
 
 def _calibration_images(dataset: Dataset, record: Calibration, network: Network, cache: Path) -> Images:
-    """The images on which the portable graph was calibrated, found again by their digest."""
+    """The images on which the portable graph was calibrated, found again by their digest.
+
+    A student in float was calibrated on none; some of the same split show which values a typed graph must hold.
+    """
 
     def read() -> list[NDArray[np.float32]]:
         for split in ("calibration", "val"):
             if not len(dataset.subset(split)):
                 continue
-            chosen = calibration_set(dataset, split, record.images, 1)
-            if images_digest(chosen) == record.images_digest:
+            chosen = calibration_set(dataset, split, record.images or SHOWN, 1)
+            if record is NOT_CALIBRATED or images_digest(chosen) == record.images_digest:
                 arrays = prepare_arrays(chosen, network.input, cache=cache)
                 return [np.array(arrays.images[i : i + 1]) for i in range(len(arrays))]
         fault = f"the {record.images} images that calibrated the student are not among its data"

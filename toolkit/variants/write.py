@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...export.input_words import take_words
 from ...export.nncf_int8 import Slack, nncf_int8
+from ...export.onnx_graph import Origins
 from ...export.openvino_ir import write_ir
 from ...runtime.engine import as_input
 from ...runtime.errors import FoveolaError
@@ -33,7 +34,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         images: the calibration images.
         spec: how the network is fed.
         weight_bits: of int8 weights on the device.
-        opset: of the device.
+        origins: gives the module that each node comes from, for messages; may take a while.
     """
 
     float_graph: Path
@@ -41,7 +42,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     images: Images
     spec: InputSpec
     weight_bits: Literal[7, 8]
-    opset: int
+    origins: Callable[[], Origins]
 
 
 def write_variant(candidate: Candidate, sources: Sources, folder: Path, slack: Slack | None = None) -> dict[str, bytes]:
@@ -85,4 +86,6 @@ def _write_kit(candidate: Candidate, sources: Sources, folder: Path) -> dict[str
     if sources.spec.tensor != "float32":
         fault = "TensorRT knows no 16-bit integers"
         raise FoveolaError("tensorrt", fault, "set input.tensor to float32, or leave the engine out")
-    return write_kit(sources.float_graph, folder, arithmetic=candidate.arithmetic, images=sources.images())
+    return write_kit(
+        sources.float_graph, folder, arithmetic=candidate.arithmetic, images=sources.images(), origins=sources.origins()
+    )
