@@ -13,7 +13,7 @@ import msgspec
 from ..runtime.manifest import Arithmetic, EngineName
 
 Source = Literal["vendor", "secondary", "derived", "known", "measured", "chosen"]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # JSON has no infinity
 Count = Annotated[int, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 # What a unit can multiply; wider than `Arithmetic`, which is what Foveola writes.

@@ -38,7 +38,7 @@ from .parts import Memory as Memory
 from .parts import PowerMode as PowerMode
 from .parts import Provenance as Provenance
 from .parts import VendorEngine as VendorEngine
-from .reading import read_struct
+from .reading import MAX_BYTES, read_struct
 
 FOLDER = Path(__file__).parent
 UNVERIFIED = ("known",)  # sources that a strict reader refuses
@@ -114,12 +114,13 @@ def load_profile(name: str, folder: Path = FOLDER, *, strict: bool = False) -> P
         FoveolaError: no such profile, not YAML, or fields that are wrong, contradict each other or have no source; all
             of one stage at once.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not path.is_file():
-        near = get_close_matches(name, profile_ids(folder), 1)
-        mend = f"did you mean {near[0]!r}?" if near else "known are " + ", ".join(profile_ids(folder))
-        raise FoveolaError(f"device {name!r}", "there is no such profile", mend)
-    profile = read_struct(path.read_bytes(), Profile, path.name, "see devices/generic-x86.yaml")
+    path = _find(name, folder)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise FoveolaError(f"device {name!r}", f"cannot be read: {error.strerror}", "give a YAML file") from None
+    profile = read_struct(data, Profile, path.name, "see devices/generic-x86.yaml")
     faults = profile.faults()
     if profile.id != path.stem:
         faults.append(f"id {profile.id!r} is not the file's name")
@@ -133,6 +134,18 @@ def load_profile(name: str, folder: Path = FOLDER, *, strict: bool = False) -> P
             "confirm from the vendor's document and write the source down",
         )
     return profile
+
+
+def _find(name: str, folder: Path) -> Path:
+    """Give the file of a profile; an id is one of those that lie in the folder and never a way out of it."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    known = profile_ids(folder)
+    if name not in known:
+        near = get_close_matches(name, known, 1)
+        mend = f"did you mean {near[0]!r}?" if near else "known are " + ", ".join(known)
+        raise FoveolaError(f"device {name!r}", "there is no such profile", mend)
+    return folder / f"{name}.yaml"
 
 
 def profile_ids(folder: Path = FOLDER) -> tuple[str, ...]:

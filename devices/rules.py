@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..runtime.errors import FoveolaError
 from .contradictions import has_float8
@@ -45,10 +45,14 @@ def require_fit(profile: Profile, facts: GraphFacts) -> tuple[Finding, ...]:
     found = judge_graph(profile, facts)
     errors = [finding for finding in found if finding.severity == "error"]
     if errors:
-        mends = list(dict.fromkeys(finding.mend for finding in errors if finding.mend))
-        faults = ", ".join(finding.fault for finding in errors)
-        raise FoveolaError(f"{facts.artefact} for {profile.id}", faults, ", ".join(mends))
+        raise refusal(f"{facts.artefact} for {profile.id}", errors)
     return found
+
+
+def refusal(place: str, errors: Sequence[Finding]) -> FoveolaError:
+    """Put several findings into one line, each mend once."""
+    mends = list(dict.fromkeys(finding.mend for finding in errors if finding.mend))
+    return FoveolaError(place, ", ".join(finding.fault for finding in errors), ", ".join(mends))
 
 
 def _on_processor(facts: GraphFacts) -> bool:

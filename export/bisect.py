@@ -195,8 +195,16 @@ def sharpest(layers: Sequence[Growth], floor: float) -> Growth | None:
         layers: in the order of the graph; of several that are lost in NaN the first counts.
         floor: distances below count as this; a rounding beside none is no jump.
     """
-    best = max(layers, key=lambda one: one.at / max(one.before, floor) if one.before < math.inf else 0.0, default=None)
-    return best if best is not None and best.at >= JUMP * max(best.before, floor) else None
+    best = max(layers, key=lambda one: _jump(one, floor), default=None)
+    return best if best is not None and _jump(best, floor) >= JUMP else None
+
+
+def _jump(one: Growth, floor: float) -> float:
+    """How many times as large the distance becomes at a layer; 0 where there is none, or where all was lost before."""
+    if one.at == 0 or one.before == math.inf:
+        return 0.0
+    before = max(one.before, floor)
+    return one.at / before if before else math.inf
 
 
 def _inside(segment: list[Step], bare: Mapping[str, Callable[[], float]], tolerance: float) -> tuple[Step, bool, int]:

@@ -35,8 +35,8 @@ def take_words(source: Path, target: Path) -> None:
     image.type.tensor_type.elem_type = TensorProto.UINT16
     for node in graph.node:
         node.input[:] = [SHARES if name == INPUT else name for name in node.input]
-    # By way of int32: from uint16 straight to float, OpenVINO's int8 passes take cast and division for a dequantiser and
-    # hand the words to a convolution, which no kernel knows ("does not support u16 for use with oneDNN", 2026.4).
+    # By way of int32: straight from uint16 to float, OpenVINO's int8 passes take cast and division for a dequantiser
+    # and hand the words to a convolution, which no kernel knows ("does not support u16 for use with oneDNN", 2026.4).
     front = [
         helper.make_node("Cast", [INPUT], [f"{INPUT}.whole"], name=f"{INPUT}.widen", to=TensorProto.INT32),
         helper.make_node("Cast", [f"{INPUT}.whole"], [f"{INPUT}.float"], name=f"{INPUT}.cast", to=TensorProto.FLOAT),

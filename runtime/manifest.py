@@ -25,7 +25,7 @@ MOST_CANDIDATES, MOST_BOXES = 2**17, 1024
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Temperature = Annotated[float, msgspec.Meta(ge=0.01, le=100)]  # beyond it a probability says nothing any more
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Amount = Annotated[float, msgspec.Meta(gt=0)]
+Amount = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # JSON has no infinity
 Divisor = Annotated[float, msgspec.Meta(ge=0.001, le=1000)]
 Arithmetic = Literal["int8", "float16", "float32"]  # of the layers; the last of every head is never int8
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..runtime.errors import UsageError
+from ..runtime.errors import FoveolaError, UsageError
 from .cli_parts import example, json_option, runs_option, say_json, set_option, stdout_for_results
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def export(
     from .progress import make_progress
     from .stages_artefact import Export
     from .variants.adhoc import adhoc_work
-    from .variants.table import read_variants, variant_table
+    from .variants.table import VARIANTS, read_variants, variant_table
 
     wanted = {"engines": engines, "precisions": precisions, "nncf": nncf, "pick": pick, "of": "of"}
     try:
@@ -88,8 +88,9 @@ def export(
     with stdout_for_results():
         work = adhoc_work(step, origin, runs, changes, device, out, voice)
         load_profile(work.recipe.device, strict=strict)
+        stage.check_ahead(work)
         bundle = _run(stage, work, voice)
-    variants = read_variants(work.folder / "variants.json")
+    variants = read_variants(work.folder / VARIANTS)
     if as_json:
         say_json({"bundle": bundle, "device": work.recipe.device, "variants": msgspec.to_builtins(variants)})
         return
@@ -102,6 +103,12 @@ def export(
 def _run(stage: Export, work: Work, voice: Progress) -> Path:
     from .ship import CORE
 
+    for path in (work.folder, work.cache):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fault = f"the folder cannot be made: {error.strerror}"
+            raise FoveolaError(str(path), fault, "choose another --out") from None
     voice.begin("export", 1, 1, work.recipe.device)
     try:
         stage.run(work)

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from ..devices.profile import load_profile
-from ..runtime.manifest import EngineName
+from ..runtime.manifest import Arithmetic, EngineName
 from .compress.lessons import write_taught
 from .compress.quantise import quantise_student
 from .data.dataset import Dataset
@@ -38,7 +38,8 @@ def compress_teacher(
     student: Shape,
     plan: Plan,
     device: str = "generic-x86",
-    engines: Sequence[EngineName] = ("onnxruntime", "openvino"),
+    engines: Sequence[EngineName] = (),
+    precisions: Sequence[Arithmetic] = (),
     calibration_split: Literal["calibration", "val"] = "calibration",
     min_images: int = 128,
     soft_weight: float = 0.7,
@@ -60,7 +61,8 @@ def compress_teacher(
         student: the student's architecture.
         plan: its training.
         device: id of a device profile.
-        engines: the artefacts, the preferred first.
+        engines: the artefacts, the preferred first; none: all of the device.
+        precisions: which are tried; none: those of the device's engines.
         calibration_split: which images set the int8 ranges.
         min_images: fewer are refused.
         soft_weight: share of the teacher's lesson.
@@ -109,6 +111,7 @@ def compress_teacher(
         folder / "int8",
         dataset,
         engines=engines,
+        precisions=precisions,
         compare=32,
         golden=3,
         name=name,

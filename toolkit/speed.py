@@ -29,6 +29,7 @@ from .report.table import Speed
 from .teachers.load import load_teacher
 from .teachers.team import Team
 from .train import write_json
+from .variants.table import VARIANTS, read_variants
 
 SPEEDS = "speeds.json"
 
@@ -75,7 +76,12 @@ def measure_bundle(
     write_json(folder / SPEEDS, speeds)
     evidence = decode_evidence((proof_folder / EVIDENCE).read_bytes())
     page = render_report(
-        evidence, bundle.manifest, pictures=read_pictures(proof_folder), speeds=speeds, machine=machine()
+        evidence,
+        bundle.manifest,
+        pictures=read_pictures(proof_folder),
+        speeds=speeds,
+        machine=machine(),
+        forms=read_variants(bundle_folder / VARIANTS),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     progress(total, total, "measured")

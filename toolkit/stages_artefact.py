@@ -98,7 +98,7 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     USES = frozenset({"tasks", "margins", "device"})
 
     of: str
-    engines: tuple[EngineName, ...] = ("onnxruntime", "openvino")
+    engines: tuple[EngineName, ...] = ()
     precisions: tuple[Arithmetic, ...] = ()
     nncf: Literal["off", "on", "accuracy"] = "on"
     pick: Literal["auto", "measure", "roofline", "first"] = "auto"
@@ -114,8 +114,8 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Write `core.foveola`, not yet proved and not signed, and `variants.json`."""
-        from .ship import VARIANTS, make_core
-        from .variants.table import read_variants, variant_lines
+        from .ship import make_core
+        from .variants.table import VARIANTS, read_variants, variant_lines
 
         make_core(
             work.inputs["of"],
@@ -203,7 +203,7 @@ class Sign(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         require: `pass` refuses to sign what the proof did not pass; `any` signs it, with its verdict inside.
     """
 
-    VERSION = 2  # 1 let names of cases travel with the bundle
+    VERSION = 3  # 2 left out the account of the forms; 1 let names of cases travel with the bundle
     INPUTS = ("bundle", "proof")
     ACCEPTS = {"bundle": ("export",), "proof": ("parity",)}  # noqa: RUF012
     PATHS = ("key",)
@@ -214,7 +214,7 @@ class Sign(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     require: Literal["pass", "any"] = "pass"
 
     def run(self, work: Work) -> None:
-        """Write `<recipe>.foveola` and `<recipe>.pub`."""
+        """Write `<recipe>.foveola` and `<recipe>.pub`, and the account of the forms once more."""
         from .ship import sign_core
 
         sign_core(

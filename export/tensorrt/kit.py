@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ def write_kit(
     arithmetic: Arithmetic,
     images: Iterable[Image],
     method: Method = "minmax",
+    float_layers: Collection[str] = (),
     min_images: int = 1,
     versions: Sequence[Line] = LINES,
     origins: Mapping[str, str] | None = None,
@@ -54,6 +55,7 @@ def write_kit(
         images: inputs as the device would feed them, float32 (1, C, H, W); drawn once. The first few show whether
             float16 can hold every value; int8 is calibrated on all.
         method: how the ranges of int8 follow (see `calibrate`).
+        float_layers: names of layers that int8 leaves in float, beside the last of each head.
         min_images: refuse to calibrate on fewer.
         versions: lines of releases that must take the graph.
         origins: module that a node comes from, for messages.
@@ -70,7 +72,15 @@ def write_kit(
         ranges = _ranges(model, first)
         if arithmetic == "int8":
             every = itertools.chain(first, images)
-            quantize_onnx(float_graph, target, every, method=method, form="signed", min_images=min_images)
+            quantize_onnx(
+                float_graph,
+                target,
+                every,
+                method=method,
+                form="signed",
+                float_layers=float_layers,
+                min_images=min_images,
+            )
             model = onnx.load(target)
         kept = type_float16(model, ranges).float32_nodes
     require_tensorrt(model, versions, origins)

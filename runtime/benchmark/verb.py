@@ -10,6 +10,8 @@ import argparse
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from errno import EISDIR
+from os import strerror
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,8 @@ def run_bench(arguments: argparse.Namespace, say: Callable[[str], None]) -> tupl
     bundle = open_bundle(paths[0], key=arguments.key)
     if arguments.require_budget and bundle.manifest.budget is None:
         raise FoveolaError(paths[0].name, "its manifest names no budget", "make it with a device's profile")
+    if arguments.out:
+        _require_place(arguments.out)
     record = bench(
         bundle,
         _image(bundle, arguments.image),
@@ -66,6 +70,8 @@ def run_bench(arguments: argparse.Namespace, say: Callable[[str], None]) -> tupl
 
 
 def _merge(arguments: argparse.Namespace) -> tuple[ExitCode, dict[str, Any], list[str]]:
+    if arguments.out:
+        _require_place(arguments.out)
     table = merge(list(arguments.paths), any_bundle=arguments.any_bundle)
     text = table.markdown()
     if arguments.out:
@@ -80,6 +86,18 @@ def _image(bundle: Bundle, path: Path | None) -> bytes:
         return first_golden_image(bundle)
     decode_image(path)  # refused by its name, which the bytes alone do not know
     return path.read_bytes()
+
+
+def _require_place(path: Path) -> None:
+    """Refuse at once a place that cannot be written, and not after an hour of measuring."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, strerror(EISDIR))
+        partial = path.with_name(path.name + ".partial")
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise FoveolaError(str(path), f"cannot be written: {error.strerror}", "choose another place") from None
 
 
 def _write(path: Path, data: bytes) -> None:

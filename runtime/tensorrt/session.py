@@ -3,17 +3,20 @@
 Laws:
 - An engine is loaded only when its record names this kit, this GPU's compute capability, this release of TensorRT and
   its own sha256; anything else is one line that says what it was built for and what is here.
-- An engine is native code and nobody signs it. Its folder must not be writable by everybody.
+- An engine is native code and nobody signs it. Neither its folder nor one above may be writable by everybody, unless
+  nobody but us and root could have put there what is in it.
 - Inputs and outputs are float32 of fixed shape; memory on the GPU is taken once, when the session opens.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 import weakref
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -167,10 +170,9 @@ def read_engine(folder: Path, record: EngineRecord) -> bytes:
     """
     path = folder / ENGINE
     try:
-        open_to_all = [one for one in (folder, path) if one.stat().st_mode & stat.S_IWOTH]
-        if open_to_all:
+        if (place := _exchangeable(path)) is not None:
             fault = "everybody may write there, and an engine is native code"
-            raise FoveolaError(str(open_to_all[0]), fault, f"chmod o-w, then {BUILD}")
+            raise FoveolaError(str(place), fault, f"chmod o-w, or name another --engines, then {BUILD}")
         size = path.stat().st_size
         data = path.read_bytes() if size == record.engine_bytes <= MAX_ENGINE_BYTES else b""
     except OSError as error:
@@ -178,6 +180,27 @@ def read_engine(folder: Path, record: EngineRecord) -> bytes:
     if hashlib.sha256(data).hexdigest() != record.engine_sha256:
         raise FoveolaError(str(path), f"is not the engine {record.engine_sha256[:12]} that was built and tested", BUILD)
     return data
+
+
+def _exchangeable(path: Path) -> Path | None:
+    """Find the first place on the way to a file where everybody could put another file or folder in its stead.
+
+    In a folder of all with the sticky bit (/tmp) nobody can exchange what is there already, but anybody can have been
+    the first to put it there: what lies in it must be ours or root's. Links are judged where they stand and where they
+    lead. Windows keeps other rights than these bits, so nothing is found there.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
+    ours = {0, os.geteuid()}
+    if path.stat().st_mode & stat.S_IWOTH:
+        return path
+    for chain in (path.absolute(), path.resolve()):
+        for inner, outer in pairwise((chain, *chain.parents)):
+            mode = outer.stat().st_mode
+            kept = mode & stat.S_ISVTX and inner.lstat().st_uid in ours
+            if mode & stat.S_IWOTH and not kept:
+                return outer
+    return None
 
 
 def logger(trt: Any) -> Any:

@@ -219,6 +219,30 @@ def test_text_that_is_no_profile_is_refused_in_one_line(text: str | bytes, words
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("name", ["../devices/intel-n100", "a" * 300, "", "."])
+def test_an_id_never_leads_out_of_the_folder(name: str) -> None:
+    with pytest.raises(FoveolaError, match="there is no such profile; (known are|did you mean)"):
+        load_profile(name)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: None], ids=["a folder", "nothing"])
+def test_a_file_that_cannot_be_read_is_refused(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "mine.yaml")
+
+    with pytest.raises(FoveolaError, match=r"cannot be read: .*; give a YAML file"):
+        load_profile(str(tmp_path / "mine.yaml"))
+
+
+def test_a_figure_without_end_is_refused(tmp_path: Path) -> None:
+    def change(plain: Plain) -> None:
+        plain["memory"]["gib"] = plain["budget"]["latency_ms"] = float("inf")
+
+    with pytest.raises(
+        FoveolaError, match=r"memory\.gib: expected `float` <= 1000000000.0, budget\.latency_ms: expected"
+    ):
+        load_profile(str(written(tmp_path, change)))
+
+
 def test_a_misspelt_device_gets_the_right_name_back() -> None:
     with pytest.raises(FoveolaError, match="did you mean 'intel-n100'"):
         load_profile("intel-n10")

@@ -96,7 +96,7 @@ def test_on_every_profile_fewer_bits_are_never_predicted_to_be_slower(name: str)
     profile = load_profile(name)
     for target in ("cpu", "gpu", "npu"):
         found = [
-            predict([work(10**8, width * 10**6, kind)], profile, target=target)  # type: ignore[arg-type]
+            predict([work(10**8, width * 10**6, kind)], profile, target=target)
             for kind, width in (("int8", 1), ("float16", 2), ("float32", 4))
         ]
         times = [one.ms for one in found if one is not None]

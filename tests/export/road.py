@@ -8,15 +8,17 @@ from pathlib import Path
 
 
 def make(folder: Path) -> None:
-    """Float graph, int8 graph, its IR and NNCF's IR of one small network."""
+    """Every form of one small network."""
     import numpy as np
     import torch
     from torch import Tensor, nn
 
-    from foveola.export.nncf_int8 import nncf_default
+    from foveola.export.input_words import take_words
+    from foveola.export.nncf_int8 import nncf_default, nncf_int8
     from foveola.export.onnx_graph import export_onnx
     from foveola.export.openvino_ir import write_ir
     from foveola.export.quantize import quantize_onnx
+    from foveola.export.tensorrt.kit import write_kit
     from foveola.runtime.manifest import InputSpec
 
     class Net(nn.Module):
@@ -40,6 +42,12 @@ def make(folder: Path) -> None:
     quantize_onnx(folder / "float.onnx", folder / "int8.onnx", images, min_images=4)
     write_ir(folder / "int8.onnx", folder / "int8.xml")
     nncf_default(folder / "float.onnx", folder / "nncf.xml", images)
+    nncf_int8(folder / "float.onnx", folder / "own.xml", images)
+    take_words(folder / "int8.onnx", folder / "words.onnx")
+    write_ir(folder / "float.onnx", folder / "half.xml", half=True)
+    write_kit(folder / "float.onnx", folder, arithmetic="int8", images=images)
+    (folder / "tensorrt.onnx").rename(folder / "typed8.onnx")
+    write_kit(folder / "float.onnx", folder, arithmetic="float16", images=images)
 
 
 def refuse(*_: object) -> None:

@@ -192,6 +192,15 @@ def test_growth_is_told_for_every_layer() -> None:
     ]  # fmt: skip
 
 
+def test_equal_layers_are_no_jump_even_where_every_distance_counts() -> None:
+    same, grown = (
+        Growth(step=step(name, "image"), tensor=name, before=0.0, at=at) for name, at in (("a", 0), ("b", 1))
+    )
+
+    assert sharpest([same], 0.0) is None
+    assert sharpest([same, grown], 0.0) == grown
+
+
 # Real graphs on real engines.
 
 

@@ -69,9 +69,7 @@ def test_the_work_of_a_convolution_and_a_product_is_that_of_paper(tmp_path: Path
     ]
     random = np.random.default_rng(0)
     shapes = {"w": (16, 3, 3, 3), "d": (16, 1, 3, 3), "g": (5, 16), "bias": (5,)}
-    path = write(
-        tmp_path / "g.onnx", nodes, (1, 5), {k: random.random(v, dtype=np.float32) for k, v in shapes.items()}
-    )
+    path = write(tmp_path / "g.onnx", nodes, (1, 5), {k: random.random(v, dtype=np.float32) for k, v in shapes.items()})
 
     found = {layer.name: layer for layer in layer_work(path)}
 

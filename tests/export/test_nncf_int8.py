@@ -132,7 +132,9 @@ def test_equal_inputs_give_equal_bytes(graph: Path, tmp_path: Path) -> None:
         nncf_int8(graph, tmp_path / f"{name}.xml", images())
 
     for suffix in (".xml", ".bin"):
-        assert (tmp_path / "one").with_suffix(suffix).read_bytes() == (tmp_path / "two").with_suffix(suffix).read_bytes()
+        assert (tmp_path / "one").with_suffix(suffix).read_bytes() == (tmp_path / "two").with_suffix(
+            suffix
+        ).read_bytes()
 
 
 def test_a_network_of_last_layers_alone_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -214,9 +216,7 @@ def test_a_graph_of_words_is_asked_with_words_though_the_validation_images_are_f
             np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
 
 
-def test_without_nncf_the_install_line_is_told(
-    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_nncf_the_install_line_is_told(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from foveola.runtime.errors import MissingPartError
 
     monkeypatch.setitem(sys.modules, "nncf", None)

@@ -65,7 +65,10 @@ def test_a_fresh_process_writes_the_same_bytes_as_this_one_without_a_trace_of_th
     assert said == ""
     assert list(home.iterdir()) == [], "usage statistics were set up"
     files = sorted(path.name for path in here.iterdir())
-    assert files == ["float.onnx", "int8.bin", "int8.onnx", "int8.xml", "nncf.bin", "nncf.xml"]
+    assert files == [
+        "float.onnx", "half.bin", "half.xml", "int8.bin", "int8.onnx", "int8.xml", "nncf.bin", "nncf.xml", "own.bin",
+        "own.xml", "tensorrt.json", "tensorrt.onnx", "typed8.onnx", "words.onnx",
+    ]  # fmt: skip
     traces = [
         str(Path(foveola.__file__).parent),
         str(tmp_path),

@@ -165,9 +165,9 @@ def words(
     model = openvino.Core().read_model(folder / "model.onnx")
     openvino.save_model(model, folder / "openvino.xml", compress_to_fp16=False)
     spec = msgspec.structs.replace(tiny_manifest.input, tensor="uint16")
-    members = {
-        name: (folder / name).read_bytes() for name in ("model.onnx", "openvino.xml", "openvino.bin")
-    } | {"manifest.json": encode_manifest(msgspec.structs.replace(tiny_manifest, input=spec))}
+    members = {name: (folder / name).read_bytes() for name in ("model.onnx", "openvino.xml", "openvino.bin")} | {
+        "manifest.json": encode_manifest(msgspec.structs.replace(tiny_manifest, input=spec))
+    }
     bundle = write_bundle(folder / "early.foveola", members)
     golden = make_golden([Predictor(bundle, name) for name in ENGINES], [tiny_image])
     return write_bundle(folder / "words.foveola", {**members, "golden.npz": golden})

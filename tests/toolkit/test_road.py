@@ -38,6 +38,7 @@ def test_any_module_goes_the_whole_road_with_one_call(tmp_path: Path) -> None:
         data,
         tmp_path / "out",
         name="mine",
+        precisions=("int8",),  # so small a network is faster in float
         student=STUDENT,
         plan=Plan(epochs=1, batch_size=4, learning_rate=1e-3),
         calibration_split="calibration",

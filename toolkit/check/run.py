@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -102,10 +103,12 @@ def check_bundle(
         progress: told what is done next.
 
     Raises:
-        UsageError: an engine that there is not.
+        UsageError: an engine that there is not, or a tolerance that is no number.
         MissingPartError: an engine that was asked for is not installed.
         FoveolaError: nothing to compare, an image or a student that does not fit.
     """
+    if tolerance is not None and not 0 <= tolerance < inf:  # nor NaN
+        raise UsageError("--tolerance", f"{tolerance} is no distance", "give a number, 0 or more")
     bundle = read_unverified(path)
     inputs = read_inputs(bundle, images, data, limit)
     folder = find_student(path, bundle.manifest, student)
@@ -187,7 +190,8 @@ def _artefacts(bundle: Bundle, engines: Sequence[str], folder: Path | None) -> t
         if name not in get_args(EngineName):
             raise UsageError(f"engine {name!r}", "there is no such engine", f"take {', '.join(offered)}")
         if name not in offered:
-            raise FoveolaError(f"engine {name!r}", f"{bundle.manifest.name} has no artefact for it")
+            fault = f"{bundle.manifest.name} has no artefact for it"
+            raise FoveolaError(f"engine {name!r}", fault, f"take {', '.join(offered)}")
     sides, notes = [], []
     for name, options in offered.items():
         if engines and name not in engines:

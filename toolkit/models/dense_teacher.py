@@ -147,6 +147,8 @@ class _DenseRcnn(nn.Module):
         area = (proposals[:, 2:] - proposals[:, :2]).prod(1).reshape(-1, 1, 1, 1)
         chosen: Tensor | None = None
         for x, scale, bound in zip(maps, self.scales, self.bounds, strict=False):
+            if bound == math.inf and chosen is not None:
+                break  # no box is pooled there; and TensorRT takes no constant that is infinite
             cells = roi_align(x, rois, pooler.output_size, scale, pooler.sampling_ratio)
             chosen = cells if chosen is None else torch.where(area >= bound, cells, chosen)
         assert chosen is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,15 +37,20 @@ def ask_step(named: str, runs: Path, dataset: Dataset, progress: Progress) -> St
     return ask_teacher(teacher, locked, dataset, teacher_digest=digest, progress=progress)
 
 
-def find_step(named: str, runs: Path) -> tuple[Path, str]:
+def find_step(named: str, runs: Path, changes: Sequence[str] = ()) -> tuple[Path, str]:
     """Find a finished step by its folder or as `RECIPE:step`: its folder and its identity.
+
+    Args:
+        named: the step's folder, or `RECIPE:step`.
+        runs: where the recipes' runs lie.
+        changes: values of the recipe to change, as `--set` takes them.
 
     Raises:
         UsageError: there is none.
     """
     folder = Path(named)
     if not folder.is_dir() and ":" in named:
-        folder = _step_of_recipe(named, runs)
+        folder = _step_of_recipe(named, runs, changes)
     if not folder.is_dir():
         raise UsageError(named, "there is no such step", "give its folder, or RECIPE:STEP")
     record = read_record(folder)
@@ -53,12 +59,12 @@ def find_step(named: str, runs: Path) -> tuple[Path, str]:
     return folder, record.digest
 
 
-def _step_of_recipe(named: str, runs: Path) -> Path:
+def _step_of_recipe(named: str, runs: Path, changes: Sequence[str]) -> Path:
     from ..recipe import find_recipe, read_recipe
     from ..stages import STAGES
 
     recipe, _, name = named.rpartition(":")
-    planned = make_plan(read_recipe(find_recipe(recipe), STAGES, ()), runs)
+    planned = make_plan(read_recipe(find_recipe(recipe), STAGES, changes), runs)
     for one in planned:
         if one.step.name == name:
             if one.why != "reused":

@@ -24,6 +24,8 @@ from ..parity.flips import exemplars
 from ..parity.measured import MIN_PATIENTS
 from ..parity.protocol import Protocol
 from ..parity.subgroups import LEAST_LABELS
+from ..variants.pick import Variant
+from ..variants.table import row_words
 from . import figures, wording
 from . import tables as report_tables
 from .blocks import blocks_of, scales_of
@@ -70,6 +72,7 @@ def render_report(
     speeds: Sequence[Speed] = (),
     machine: str = "",
     protocol: Protocol | None = None,
+    forms: Sequence[Variant] = (),
 ) -> str:
     """One HTML page of a proof.
 
@@ -81,6 +84,7 @@ def render_report(
         machine: on what `speeds` were measured.
         protocol: under which the proof was made, for what it fixed beside the margins; None: only what the evidence
             itself tells.
+        forms: in which the student was tried, and why each ships or does not.
 
     Returns:
         The page; write it as UTF-8.
@@ -100,6 +104,7 @@ def render_report(
             pictures=pictures,
             speeds=_bars(speeds),
             machine=machine,
+            forms=[(one.chosen, row_words(one)) for one in forms],
             headline=wording.headline(evidence),
             confidence=wording.confidence(evidence.alpha),
             power=f"{100 * evidence.power:g}",

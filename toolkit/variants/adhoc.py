@@ -24,7 +24,7 @@ def adhoc_work(
     out: Path | None,
     voice: Progress,
 ) -> Work:
-    """Make the surroundings of an export step that no recipe holds.
+    """Make the surroundings of an export step that no recipe holds; no folder is made yet.
 
     Args:
         step: `RECIPE:STEP`, or the folder of a finished step.
@@ -46,22 +46,18 @@ def adhoc_work(
     (data,) = [one for one in make_plan(recipe, runs) if one.step.name == DATA]
     if data.why != "reused":
         raise FoveolaError(step, f"the data of {named} are not there ({data.reason})", f"foveola run {named}")
-    student, digest = find_step(step, runs)
+    student, digest = find_step(step, runs, changes)
     if not (student / "model.safetensors").is_file():
         raise UsageError(step, "is no student's step", "name one that distils, quantises or calibrates")
     chosen = msgspec.structs.replace(recipe, device=device or recipe.device)
-    folder = out or Path(f"{recipe.name}-{chosen.device}")
-    cache = data.folder.parent / "cache"
-    for path in (folder, cache):
-        path.mkdir(parents=True, exist_ok=True)
     return Work(
         step="export",
         digest=digest,
-        folder=folder,
+        folder=out or Path(f"{recipe.name}-{Path(chosen.device).stem}"),  # a device may be a YAML file
         inputs={"of": student},
         digests={"of": digest},
         data=data.folder,
-        cache=cache,
+        cache=data.folder.parent / "cache",
         recipe=chosen,
         reporter=voice,
     )

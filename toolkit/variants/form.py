@@ -25,13 +25,14 @@ from ...export.saturation.integer_layers import unproved_layers
 from ...export.tensorrt.kit import reference_options
 from ...runtime.box_map import comparable, comparable_outputs
 from ...runtime.engine import Session, is_installed, open_session
+from ...runtime.errors import FoveolaError, MissingPartError
 from ...runtime.manifest import OpenVinoOptions, TaskOutput, TensorRtOptions
 from ..answers import RawAnswers
 from ..data.arrays import Arrays
 from ..models.dense_teacher import as_graph
 from ..models.network import Network
 from .candidates import Candidate
-from .pick import Variant, causes
+from .pick import UNWRITABLE, Variant, causes
 from .slack import ask, slacks, worst
 from .timing import Timing
 from .write import Sources, write_variant
@@ -56,10 +57,19 @@ class Form(msgspec.Struct, eq=False):
 
 
 def write_form(candidate: Candidate, sources: Sources, folder: Path, control: Slack | None, device: Profile) -> Form:
-    """Write a form into a folder of its own and hold its graph against the device's rules."""
+    """Write a form into a folder of its own and hold its graph against the device's rules.
+
+    A form that cannot be written is one that lost, with its reason; the others go on.
+    """
     own = folder / candidate.name.replace(" ", "-")
     own.mkdir()
-    members = write_variant(candidate, sources, own, control)
+    try:
+        members = write_variant(candidate, sources, own, control)
+    except MissingPartError:
+        raise
+    except FoveolaError as error:
+        sources.images()  # where these are gone, that is told instead: it is no fault of the form
+        return Form(candidate, {}, (), (_unwritable(candidate, error),), 0)
     graph = own / ("tensorrt.onnx" if isinstance(candidate.options, TensorRtOptions) else "model.onnx")
     origins: Mapping[str, str] = {}
     findings = _findings(candidate, graph, origins, device)
@@ -69,6 +79,10 @@ def write_form(candidate: Candidate, sources: Sources, folder: Path, control: Sl
     # NNCF's integers are in OpenVINO's own format; they ask as much of a machine as those of the portable graph.
     alike = sources.int8_graph if candidate.quantiser == "nncf" and sources.int8_graph else graph
     return Form(candidate, members, layer_work(alike), findings, _conversions(alike))
+
+
+def _unwritable(candidate: Candidate, error: FoveolaError) -> Finding:
+    return Finding(rule=UNWRITABLE, severity="error", place=candidate.name, fault=error.fault, mend=error.mend)
 
 
 def _findings(candidate: Candidate, graph: Path, origins: Mapping[str, str], device: Profile) -> tuple[Finding, ...]:
@@ -104,6 +118,8 @@ def _conversions(graph: Path) -> int:
 def open_form(form: Form, network: Network, val: Arrays) -> None:
     """Open a form where its engine is here, and ask it about all validation images."""
     options = form.candidate.options
+    if not form.members:
+        return
     if form.candidate.target != "cpu":
         if not isinstance(options, TensorRtOptions):
             return

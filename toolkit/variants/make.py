@@ -17,9 +17,9 @@ import numpy as np
 
 from ...devices.doctor import at_hand, examine
 from ...devices.profile import Profile
+from ...devices.rules import refusal
 from ...export.nncf_int8 import Slack
 from ...runtime.engine import Session
-from ...runtime.errors import FoveolaError
 from ...runtime.manifest import Arithmetic, Calibration, EngineName, EngineOptions, TaskOutput
 from ..answers import RawAnswers, answer_images
 from ..data.arrays import Arrays
@@ -126,8 +126,7 @@ def _refuse_if_none(forms: Sequence[Form], device: Profile) -> None:
             if form.candidate.engine == engine
         ]
         if all(errors):
-            first = errors[0][0]
-            raise FoveolaError(f"{device.id}: {first.place}", first.fault, first.mend)
+            raise refusal(f"{device.id}: {errors[0][0].place}", errors[0])
 
 
 def _time(

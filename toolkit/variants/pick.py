@@ -23,6 +23,7 @@ from .timing import Timing
 
 TIE = 0.05  # a form must be so much faster to be taken before a preferred one
 SMALL_MACS = 1_000_000  # a layer below it takes about as long to start as to compute
+UNWRITABLE = "unwritable"  # rule of a finding: there is no such form of this network
 WIDTH: dict[Arithmetic, int] = {"int8": 1, "float16": 2, "float32": 4}  # bytes of a number
 
 
@@ -110,7 +111,8 @@ def _slower(one: Variant, other: Variant) -> bool:
 
 def _judged(one: Variant, winner: Variant | None, fastest: Variant | None, *, by_time: bool) -> Variant:
     if one.refused is not None:
-        return msgspec.structs.replace(one, why=f"the device refuses it: {one.refused.fault}")
+        who = "cannot be written" if one.refused.rule == UNWRITABLE else "the device refuses it"
+        return msgspec.structs.replace(one, why=f"{who}: {one.refused.fault}")
     assert winner is not None
     if one.name == winner.name:
         return msgspec.structs.replace(one, chosen=True, why=_why_chosen(one, by_time=by_time))

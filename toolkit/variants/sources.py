@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...devices.profile import Profile
 from ...export.onnx_graph import Origins, export_onnx
+from ...export.placement import LAYERS
 from ...export.quantize import quantize_onnx
 from ...export.saturation.integer_layers import unproved_layers
 from ...runtime.errors import FoveolaError
@@ -58,21 +59,26 @@ def find_sources(
         float_graph = folder / FLOAT_GRAPH
         export_onnx(as_graph(network), network.input, graph_outputs(network), float_graph, opset=device.export.opset)
     int8_graph = of / INT8_GRAPH if record is not NOT_CALIBRATED else None
+    method = "minmax" if record.method == "none" else record.method
+    kept = _kept_float(int8_graph, float_graph) if int8_graph is not None else ()
     if int8_graph is not None and not _fits(int8_graph, of / SATURATION, device):
         int8_graph = folder / "int8.onnx"
         quantize_onnx(
             float_graph,
             int8_graph,
             images(),
-            method="minmax" if record.method == "none" else record.method,
+            method=method,
             weight_bits=device.export.weight_bits,
             overflow="fit",
+            float_layers=kept,
             min_images=record.min_images,
         )
     sources = Sources(
         float_graph=float_graph,
         int8_graph=int8_graph,
         images=images,
+        method=method,
+        float_layers=kept,
         spec=network.input,
         weight_bits=device.export.weight_bits,
         origins=lru_cache(maxsize=1)(lambda: _origins(network, device, folder)),
@@ -94,6 +100,29 @@ def _fits(int8_graph: Path, saturation: Path, device: Profile) -> bool:
         record = msgspec.json.decode(saturation.read_bytes(), type=SaturationRecord)
         return record.weight_bits == device.export.weight_bits
     return device.export.weight_bits == 8 or not unproved_layers(int8_graph)
+
+
+def _kept_float(int8_graph: Path, float_graph: Path) -> tuple[str, ...]:
+    """Layers that stand in float in an int8 graph, by their names in a float graph of the same network.
+
+    Another opset may number the nodes otherwise; the layers stand in one order in both.
+    """
+    quantised, plain = _layers(int8_graph), _layers(float_graph)
+    if len(quantised) != len(plain):
+        fault = f"has {len(quantised)} layers, and the student {len(plain)}"
+        raise FoveolaError(str(int8_graph), fault, "quantise the student anew")
+    return tuple(name for (name, _), (_, integer) in zip(plain.items(), quantised.items(), strict=True) if not integer)
+
+
+def _layers(path: Path) -> dict[str, bool]:
+    """The layers with constant weights, in order, and whether these are integers."""
+    graph = onnx.load(path).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    integers = {
+        node.output[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants
+    }
+    layers = [node for node in graph.node if node.op_type in LAYERS]
+    return {node.name: node.input[1] in integers for node in layers if node.input[1] in constants | integers}
 
 
 def _opset(graph: Path) -> int:

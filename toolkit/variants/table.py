@@ -13,11 +13,14 @@ from rich.table import Table
 
 from .pick import Variant
 
+VARIANTS = "variants.json"
 COLUMNS = ("form", "MB", "ms", "flips in 1,000", "largest difference", "slack", "")
 
 
 def read_variants(path: Path) -> tuple[Variant, ...]:
-    """Read `variants.json`."""
+    """Read `variants.json`; of a bundle that was made without it there is nothing to tell."""
+    if not path.exists():
+        return ()
     return msgspec.json.decode(path.read_bytes(), type=tuple[Variant, ...])
 
 
@@ -27,14 +30,14 @@ def variant_table(variants: Sequence[Variant]) -> Table:
     for column in table.columns[1:-1]:
         column.justify = "right"
     for one in variants:
-        table.add_row(*_row(one), style="bold" if one.chosen else "")
+        table.add_row(*row_words(one), style="bold" if one.chosen else "")
     return table
 
 
 def variant_markdown(variants: Sequence[Variant]) -> str:
     """Make the table in Markdown."""
     head = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 2) + "---|"]
-    return "\n".join([*head, *("| " + " | ".join(_row(one)) + " |" for one in variants)]) + "\n"
+    return "\n".join([*head, *("| " + " | ".join(row_words(one)) + " |" for one in variants)]) + "\n"
 
 
 def variant_lines(variants: Sequence[Variant]) -> list[str]:
@@ -42,7 +45,8 @@ def variant_lines(variants: Sequence[Variant]) -> list[str]:
     return [f"{one.name}: {_timed(one)}; {_fate(one)}" for one in variants]
 
 
-def _row(one: Variant) -> list[str]:
+def row_words(one: Variant) -> list[str]:
+    """Write a form's row, in the order of `COLUMNS`."""
     return [
         one.name,
         f"{one.size_bytes / 1e6:.2f}",

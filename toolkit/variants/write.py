@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ...export.calibrate import Method
 from ...export.input_words import take_words
 from ...export.nncf_int8 import Slack, nncf_int8
 from ...export.onnx_graph import Origins
@@ -32,6 +33,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         float_graph: float32 ONNX graph with a float32 input.
         int8_graph: portable int8 graph; None where the student is not quantised.
         images: the calibration images.
+        method: how their ranges follow.
+        float_layers: layers that stay float in every int8 graph but NNCF's, by their names in `float_graph`.
         spec: how the network is fed.
         weight_bits: of int8 weights on the device.
         origins: gives the module that each node comes from, for messages; may take a while.
@@ -40,6 +43,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     float_graph: Path
     int8_graph: Path | None
     images: Images
+    method: Method = "minmax"
+    float_layers: tuple[str, ...] = ()
     spec: InputSpec
     weight_bits: Literal[7, 8]
     origins: Callable[[], Origins]

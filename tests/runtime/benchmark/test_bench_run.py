@@ -194,9 +194,8 @@ def test_a_fresh_process_takes_no_module_from_the_working_folder(
 
 
 def test_the_child_loads_nothing_before_it_is_weighed() -> None:
-    code = (
-        "import sys, foveola.runtime.benchmark.child; print([m for m in ('numpy', 'PIL', 'msgspec') if m in sys.modules])"
-    )
+    heavy = "[m for m in ('numpy', 'PIL', 'msgspec') if m in sys.modules]"
+    code = f"import sys, foveola.runtime.benchmark.child; print({heavy})"
 
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -289,6 +288,19 @@ def test_options_that_make_no_sense_are_a_wrong_command(
 def test_a_record_that_cannot_be_written_leaves_nothing(tiny_path: Path, tmp_path: Path, capsys: Capture) -> None:
     assert main(["bench", str(tiny_path), *QUICK, "--out", str(tmp_path / "lost" / "a.json")]) == ExitCode.REFUSED
     assert "cannot be written: No such file or directory; choose another place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["lost/a.json", "."])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tiny_path: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr("foveola.runtime.benchmark.verb.bench", lambda *_, **__: pytest.fail("measured"))
+
+    assert main(["bench", str(tiny_path), "--out", str(tmp_path / place)]) == ExitCode.REFUSED
+    assert main(["bench", "--merge", "none.json", "--out", str(tmp_path / place)]) == ExitCode.REFUSED
+
+    assert [line.partition(": ")[2][:17] for line in capsys.readouterr().err.splitlines()] == ["cannot be written"] * 2
+    assert list(tmp_path.glob("*.partial")) == []
 
 
 # --- several records ---

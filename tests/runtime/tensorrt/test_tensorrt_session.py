@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,43 @@ def test_an_engine_that_everybody_may_exchange_is_refused(machine: Machine, bund
 
     with pytest.raises(FoveolaError, match="everybody may write there, and an engine is native code"):
         Predictor(bundle, "tensorrt", tmp_path)
+
+
+def test_an_engine_below_a_folder_of_everybody_is_refused_unless_we_were_the_first_there(
+    machine: Machine, bundle: Bundle, tmp_path: Path
+) -> None:
+    everybodys = tmp_path / "tmp"
+    everybodys.mkdir()
+    build_engine(bundle, engines=everybodys / "chest.engines")
+    everybodys.chmod(0o777)
+
+    with pytest.raises(FoveolaError, match="tmp: everybody may write there"):
+        Predictor(bundle, "tensorrt", everybodys / "chest.engines")
+
+    everybodys.chmod(0o1777)  # as /tmp is
+    assert Predictor(bundle, "tensorrt", everybodys / "chest.engines").engine == "tensorrt"
+
+
+def test_an_engine_that_a_stranger_put_into_a_folder_of_everybody_is_never_loaded(
+    machine: Machine, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everybodys = tmp_path / "tmp"
+    everybodys.mkdir()
+    build_engine(bundle, engines=tmp_path / "mine")
+    (everybodys / "chest.engines").symlink_to(tmp_path / "mine")
+    everybodys.chmod(0o1777)
+    stranger = everybodys.stat().st_uid + 1
+    real = Path.lstat
+    monkeypatch.setattr(
+        Path, "lstat", lambda self: _of(stranger, real(self)) if self.name == "chest.engines" else real(self)
+    )
+
+    with pytest.raises(FoveolaError, match="tmp: everybody may write there"):
+        Predictor(bundle, "tensorrt", everybodys / "chest.engines")
+
+
+def _of(owner: int, found: os.stat_result) -> os.stat_result:
+    return os.stat_result((*found[:4], owner, *found[5:]))
 
 
 @pytest.mark.parametrize(

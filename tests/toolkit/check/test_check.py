@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -314,6 +315,19 @@ def test_the_student_is_found_beside_the_bundle_and_nowhere_else(run: Path) -> N
 def test_an_engine_that_is_not_there_is_refused(made: Path, engines: list[str], error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         check_bundle(made / "bundle-3/core.foveola", engines=engines)
+
+
+@pytest.mark.parametrize("tolerance", [math.nan, math.inf, -1.0])
+def test_a_tolerance_that_is_no_distance_is_a_wrong_command(made: Path, tolerance: float) -> None:
+    with pytest.raises(UsageError, match="is no distance; give a number, 0 or more"):
+        check_bundle(made / "bundle-3/core.foveola", tolerance=tolerance)
+
+
+def test_no_tolerance_at_all_is_one(run: Path) -> None:
+    clean = run / "int8-2/float.onnx"
+    path = pack(run, clean, change(clean, some_layer(clean, -1)), "float32")
+
+    assert all(one.link.tolerance == 0 for one in check_bundle(path, tolerance=0.0).chain)
 
 
 def test_an_engine_that_is_not_installed_is_left_out_with_a_word_or_refused_where_asked_for(

@@ -19,6 +19,7 @@ from foveola.export.compare import Raw, compare_engines
 from foveola.export.onnx_graph import export_onnx
 from foveola.export.openvino_ir import write_ir
 from foveola.export.placement import place
+from foveola.export.tensorrt.rules import require_tensorrt
 from foveola.runtime.answer import boxes_of
 from foveola.runtime.box_map import comparable, comparable_outputs
 from foveola.runtime.bundle import write_bundle
@@ -107,6 +108,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Network, DenseTe
     dense, path = DenseTeacher(network), tmp_path_factory.mktemp("dense") / "model.onnx"
     export_onnx(dense, network.input, dense.names, path, opset=18)
     return network, dense, path
+
+
+@pytest.mark.parametrize("output_stride", [32, 16, 8])
+def test_tensorrt_s_static_check_takes_the_graph_whatever_levels_there_are(output_stride: int, tmp_path: Path) -> None:
+    network = teacher(64, 96, output_stride)
+    dense, path = DenseTeacher(network), tmp_path / "model.onnx"
+
+    export_onnx(dense, network.input, dense.names, path, opset=19)
+
+    require_tensorrt(path)
 
 
 def sessions(path: Path) -> dict[str, Session]:

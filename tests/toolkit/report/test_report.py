@@ -34,6 +34,8 @@ from foveola.toolkit.report import figures, wording
 from foveola.toolkit.report.pictures import WIDTH, flip_picture
 from foveola.toolkit.report.render import Picture, flips_to_draw, render_report
 from foveola.toolkit.report.table import Speed, summary_table
+from foveola.toolkit.variants.pick import Variant
+from foveola.toolkit.variants.timing import Timing
 
 ENGINES = ("onnxruntime", "openvino")
 LABELS = ("effusion", "nodule", "pneumonia", "cardiomegaly", "infiltration", "pneumothorax")
@@ -279,6 +281,30 @@ def make_speeds() -> list[Speed]:
     ]
 
 
+def make_forms() -> list[Variant]:
+    slow = Timing(ms=9.1, source="measured")
+    return [
+        Variant(
+            name="onnxruntime int8",
+            engine="onnxruntime",
+            arithmetic="int8",
+            quantiser="portable",
+            timing=slow,
+            slack=0.9,
+            why="1.8 times slower than onnxruntime float32: no VNNI",
+        ),
+        Variant(
+            name="onnxruntime float32",
+            engine="onnxruntime",
+            arithmetic="float32",
+            quantiser="none",
+            timing=Timing(ms=5.0, source="predicted"),
+            chosen=True,
+            why="the fastest",
+        ),
+    ]
+
+
 def full_report(evidence: Evidence | None = None) -> str:
     evidence = evidence or make_evidence()
     return render_report(
@@ -287,6 +313,7 @@ def full_report(evidence: Evidence | None = None) -> str:
         pictures=make_pictures(evidence),
         speeds=make_speeds(),
         machine="2 cores, AVX512-VNNI",
+        forms=make_forms(),
     )
 
 
@@ -441,9 +468,18 @@ def test_every_section_is_there(report: str) -> None:
     names = {value for tag, name, value in Page(report).attributes if (tag, name) == ("section", "id")}
 
     assert names == {
-        "endpoints", "protocol", "notes", "forgotten", "flips", "tasks", "artefacts", "engines", "calibration",
+        "endpoints", "protocol", "notes", "forgotten", "flips", "tasks", "artefacts", "forms", "engines", "calibration",
         "provenance", "reading",
     }  # fmt: skip
+
+
+def test_every_form_says_why_it_ships_or_does_not(report: str) -> None:
+    said = Page(report).text
+
+    assert "1.8 times slower than onnxruntime float32: no VNNI" in said
+    assert "about 5.00" in said
+    assert "<b>onnxruntime float32</b>" in report
+    assert "<b>onnxruntime int8</b>" not in report
 
 
 def test_a_proof_without_anything_still_gives_a_page() -> None:

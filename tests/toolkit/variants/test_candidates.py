@@ -61,7 +61,9 @@ def test_the_hint_of_openvino_follows_the_precision_on_every_plugin() -> None:
 
 
 def test_the_manifest_tells_which_int8_it_is() -> None:
-    portable, own = candidates(load_profile("intel-n100"), ("openvino",), precisions=("int8",), quantised=True, nncf=True)
+    portable, own = candidates(
+        load_profile("intel-n100"), ("openvino",), precisions=("int8",), quantised=True, nncf=True
+    )
 
     assert (portable.options.quantiser, own.options.quantiser) == ("portable", "nncf")  # type: ignore[union-attr]
     assert portable.options.threads == own.options.threads == 4  # type: ignore[union-attr]

@@ -152,19 +152,17 @@ def layers(*widths: tuple[int, int], macs: int = 5_000_000) -> list[LayerWork]:
 
 
 def test_the_causes_of_slowness_are_those_that_the_profile_and_the_graph_show() -> None:
-    wide, legacy, pi, kria = (
-        load_profile(name) for name in ("generic-x86", "x86-avx2-legacy", "rpi5-8gb", "kria-k26")
-    )
+    wide, legacy, pi, kria = (load_profile(name) for name in ("generic-x86", "x86-avx2-legacy", "rpi5-8gb", "kria-k26"))
 
     assert causes("int8", layers((16, 32)), wide, 0) == ()
     assert causes("int8", layers((16, 32)), pi, 0) == ()
     assert causes("int8", layers((16, 32)), legacy, 0) == ("no VNNI: products of bytes are summed in 16 bits",)
     assert causes("int8", layers((16, 32)), kria, 0)[0].startswith("no dot product instruction")
-    assert causes("int8", layers((16, 33), (16, 16)), wide, 0) == (
-        "channels not a multiple of 16 in 1 of 2 layers",
-    )
+    assert causes("int8", layers((16, 33), (16, 16)), wide, 0) == ("channels not a multiple of 16 in 1 of 2 layers",)
     assert causes("int8", layers(*[(16, 16)] * 4, (3, 16)), wide, 0) == ()  # a stem alone slows nothing
-    assert causes("int8", layers((0, 0), macs=200_000), wide, 0) == ("small layers (median 0.20 million multiply-adds)",)
+    assert causes("int8", layers((0, 0), macs=200_000), wide, 0) == (
+        "small layers (median 0.20 million multiply-adds)",
+    )
     assert causes("int8", layers((16, 16)), wide, 3) == ("3 conversions between integers and float",)
     assert causes("float16", layers((16, 33)), legacy, 9) == ("channels not a multiple of 8 in 1 of 1 layers",)
     assert causes("float32", layers((5, 33), macs=2), legacy, 99) == ()
