@@ -6,10 +6,8 @@ Of the finished steps `student` and `teacher` of a recipe, and of an untrained R
 at 512 x 512 (its speed does not depend on its weights), each form is written by the code that ships: float32, portable
 int8 and NNCF's int8, and NNCF with its default settings beside them. Told are the median latency (all forms of a
 network in turn, round by round), the size, the peak memory of a fresh process, the largest difference to torch and the
-decisions that flip in 1,000 on real validation images, the worst task's slack there, and the share of the roofline.
-
-The roofline is that of `devices/roofline.py` without its time for calling a layer, with peaks that `bench/peaks.c`
-measures just before.
+decisions that flip in 1,000 on real validation images, the worst task's slack there, and the share of the machine's
+peak that is reached: `bench/peaks.c` measures the peaks just before.
 """
 
 from __future__ import annotations
@@ -85,7 +83,7 @@ class Row(msgspec.Struct, kw_only=True):
     slack: float | None = None
     worst_task: str = ""
     gmacs_per_s: float | None = None
-    roofline: float | None = None  # share of it that is reached
+    peak: float | None = None  # share of the machine's that is reached, per cent
 
 
 class Subject(msgspec.Struct, eq=False):
@@ -197,7 +195,7 @@ def measure_subject(subject: Subject, device: Profile, threads: int, rounds: int
                     size_mb=sum(map(len, form.members.values())) / 1e6,
                     rss_mib=memory(form, Path(scratch) / name.replace(" ", "-")),
                     gmacs_per_s=macs / timed.ms / 1e6,
-                    roofline=100 * least_ms(form.layers, device) / timed.ms,
+                    peak=100 * least_ms(form.layers, device) / timed.ms,
                 )
             )
         if subject.val is not None:
@@ -256,14 +254,15 @@ def memory(form: Form, folder: Path) -> float:
 
 
 def least_ms(layers: Sequence[LayerWork], device: Profile) -> float:
-    """The least time that the machine could take: each layer at its peak or at the memory's, without calls."""
-    bandwidth = device.memory.bandwidth_gb_s
-    assert bandwidth is not None
+    """The least time that the arithmetic could take: every layer's operations at the peak of its own numbers.
+
+    Bytes are left out: these networks' activations fit the caches of this machine, whose bandwidth is not measured.
+    """
     total = 0.0
     for layer in layers:
         peak = peak_gops(device, layer.arithmetic)
         assert peak is not None
-        total += max(2 * layer.macs / peak, layer.bytes_moved / bandwidth) / 1e6
+        total += 2 * layer.macs / peak / 1e6
     return total
 
 
@@ -310,7 +309,7 @@ def report(device: Profile, rows: list[Row], threads: int, path: Path | None) ->
     for network in dict.fromkeys(row.network for row in rows):
         own = {row.form: row for row in rows if row.network == network}
         print(f"\n{network}\n")
-        print("| form | ms | 95 % | MB | peak MiB | difference | flips in 1,000 | slack | roofline |")
+        print("| form | ms | 95 % | MB | peak MiB | difference | flips in 1,000 | slack | of peak |")
         print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
         for row in own.values():
             print("| " + " | ".join(cells(row)) + " |")
@@ -339,7 +338,7 @@ def cells(row: Row) -> list[str]:
         number(row.difference, ".2g"),
         number(row.flips, ".2f"),
         slack,
-        "-" if row.roofline is None else f"{row.roofline:.0f} %",
+        "-" if row.peak is None else f"{row.peak:.0f} %",
     ]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..runtime.versions import specifier_fault
 from .facts import covered, facts, known_names
-from .versions import specifier_fault
 
 if TYPE_CHECKING:
     from .parts import Accelerator, Engine

@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..runtime.errors import FoveolaError
+from ..runtime.versions import allows
 from .contradictions import has_float8
 from .finding import Finding as Finding
 from .finding import Severity
 from .graph_facts import GraphFacts, Node
 from .profile import Profile
 from .rules_operators import SHOWN, judge_operators, name_nodes, target_of
-from .versions import allows
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..runtime.versions import allows, release
 from .finding import Finding
 from .machine import Machine
 from .parts import Engine
 from .profile import Profile
-from .versions import allows, release
 
 HOT_CELSIUS = 80.0  # from here on most devices begin to slow down; a choice
 MIB_PER_GIB = 1024

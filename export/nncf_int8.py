@@ -23,8 +23,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.engine import InputType, Tensor, as_input
+from ..runtime.engine import Tensor, as_input
 from ..runtime.errors import FoveolaError, MissingPartError
+from ..runtime.manifest import InputType
 from ..runtime.offline import forbid_telemetry
 from .onnx_graph import INPUT, quiet
 from .openvino_ir import read_model, save_ir

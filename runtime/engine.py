@@ -17,17 +17,16 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FoveolaError, MissingPartError
-from .manifest import EngineName, EngineOptions, OnnxRuntimeOptions, OpenVinoOptions, TensorRtOptions
+from .manifest import EngineName, EngineOptions, InputType, OnnxRuntimeOptions, OpenVinoOptions, TensorRtOptions
 from .offline import forbid_telemetry
 
 INPUT = "image"
-InputType = Literal["float32", "uint16"]
 Tensor = NDArray[np.float32] | NDArray[np.uint16]
 WORDS = 65535  # the uint16 that stands for 1.0
 INSTALL: dict[EngineName, str] = {
@@ -162,6 +161,7 @@ def _ort_wanted(onnxruntime: Any, options: OnnxRuntimeOptions) -> dict[str, obje
         "inter_op_num_threads": 1,
         "execution_mode": onnxruntime.ExecutionMode.ORT_SEQUENTIAL,
         _SPINNING: "1" if options.spinning else "0",
+        _AFFINITIES: _affinities(options),
         "providers": ["CPUExecutionProvider"],
     }
 
@@ -173,10 +173,20 @@ def _ort_options(onnxruntime: Any, options: OnnxRuntimeOptions) -> Any:
         setattr(chosen, name, wanted[name])
     chosen.log_severity_level = 3  # errors
     chosen.add_session_config_entry(_SPINNING, wanted[_SPINNING])
-    if options.pinned and options.threads > 1:
-        # The calling thread is the first of the pool and stays where the system puts it; cores count from 1 here.
-        chosen.add_session_config_entry(_AFFINITIES, ";".join(str(core) for core in range(2, options.threads + 1)))
+    if wanted[_AFFINITIES]:
+        chosen.add_session_config_entry(_AFFINITIES, wanted[_AFFINITIES])
     return chosen
+
+
+def _affinities(options: OnnxRuntimeOptions) -> str:
+    """One core for each thread of the pool but the calling one, which stays where the system puts it.
+
+    Cores count from 1 here; there are no more of them than the machine has.
+    """
+    threads = min(options.threads, os.cpu_count() or 1)
+    return (
+        ";".join(str(core) for core in range(2, threads + 1)) if options.pinned and threads == options.threads else ""
+    )
 
 
 def _ort_found(session: Any) -> dict[str, object]:
@@ -186,8 +196,17 @@ def _ort_found(session: Any) -> dict[str, object]:
     return {
         **{name: getattr(chosen, name) for name in names},
         _SPINNING: chosen.get_session_config_entry(_SPINNING),
+        _AFFINITIES: _entry(chosen, _AFFINITIES),
         "providers": list(session.get_providers()),
     }
+
+
+def _entry(chosen: Any, name: str) -> str:
+    """A setting of a session; empty where it was not set, which ONNX Runtime tells by an error."""
+    try:
+        return str(chosen.get_session_config_entry(name))
+    except RuntimeError:
+        return ""
 
 
 class _OpenVino:

@@ -27,6 +27,7 @@ Temperature = Annotated[float, msgspec.Meta(ge=0.01, le=100)]  # beyond it a pro
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Amount = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # JSON has no infinity
 Divisor = Annotated[float, msgspec.Meta(ge=0.001, le=1000)]
+InputType = Literal["float32", "uint16"]
 Arithmetic = Literal["int8", "float16", "float32"]  # of the layers; the last of every head is never int8
 
 
@@ -45,8 +46,6 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         high: upper percentile.
         mean: per channel, subtracted inside the graph (its first layer), not on the device.
         std: per channel, divided by inside the graph.
-        tensor: type of the graph's input `image`: `float32` in 0..1, or `uint16` in 0..65535, which the graph's first
-            layer divides by 65535; a detector's words then go in as they are.
     """
 
     height: Positive
@@ -59,7 +58,6 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     high: float = 99.5
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
-    tensor: Literal["float32", "uint16"] = "float32"
 
 
 class Proposals(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -261,13 +259,18 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the bundle is. `format` is read first and must be known."""
+    """What the bundle is. `format` is read first and must be known.
+
+    `input_type` is the type of the graphs' input `image`: `float32` in 0..1, or `uint16` in 0..65535, which the graphs'
+    first layer divides by 65535; a detector's words then go in as they are.
+    """
 
     format: int
     name: str
     version: str
     device: str
     input: InputSpec
+    input_type: InputType = "float32"
     outputs: tuple[TaskOutput, ...]
     engines: tuple[EngineOptions, ...]
     calibration: Calibration

@@ -84,8 +84,8 @@ class Predictor:
         if self._session.input_shape != self._shape:
             fault = f"the graph takes {self._session.input_shape}, the manifest says {self._shape}"
             raise FoveolaError(place, fault, "make the bundle anew")
-        if self._session.input_type != self.manifest.input.tensor:
-            fault = f"the graph takes {self._session.input_type}, the manifest says {self.manifest.input.tensor}"
+        if self._session.input_type != self.manifest.input_type:
+            fault = f"the graph takes {self._session.input_type}, the manifest says {self.manifest.input_type}"
             raise FoveolaError(place, fault, "make the bundle anew")
         needed = {name for output in self.manifest.outputs for name in output.tensors}
         absent = sorted(needed - set(self._session.outputs))

@@ -28,8 +28,27 @@ if TYPE_CHECKING:
 )
 @click.option("--device", metavar="ID", help="Device that it is for (`foveola devices`); by default the recipe's.")
 @click.option("--strict", is_flag=True, help="Refuse a device whose figures are not all confirmed.")
-@click.option("--engine", "engines", multiple=True, metavar="E", help="Only this engine; may be given again.")
-@click.option("--precision", "precisions", multiple=True, metavar="P", help="int8, float16 or float32; again for more.")
+@click.option(
+    "--engine",
+    "engines",
+    type=click.Choice(["onnxruntime", "openvino", "tensorrt"]),
+    multiple=True,
+    help="Only this engine; may be given again.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["int8", "float16", "float32"]),
+    multiple=True,
+    help="Only this precision; may be given again.",
+)
+@click.option(
+    "--input-type",
+    type=click.Choice(["float32", "uint16"]),
+    default="float32",
+    show_default=True,
+    help="Type of the graphs' input; uint16 takes a detector's words.",
+)
 @click.option(
     "--nncf",
     type=click.Choice(["off", "on", "accuracy"]),
@@ -57,6 +76,7 @@ def export(
     strict: bool,
     engines: tuple[str, ...],
     precisions: tuple[str, ...],
+    input_type: str,
     nncf: str,
     pick: str,
     out: Path | None,
@@ -77,9 +97,16 @@ def export(
     from .progress import make_progress
     from .stages_artefact import Export
     from .variants.adhoc import adhoc_work
-    from .variants.table import VARIANTS, read_variants, variant_table
+    from .variants.table import VARIANTS, read_variants, variant_lines, variant_table
 
-    wanted = {"engines": engines, "precisions": precisions, "nncf": nncf, "pick": pick, "of": "of"}
+    wanted = {
+        "engines": engines,
+        "precisions": precisions,
+        "nncf": nncf,
+        "pick": pick,
+        "input_type": input_type,
+        "of": "of",
+    }
     try:
         stage = msgspec.convert(wanted, Export)
     except msgspec.ValidationError as error:
@@ -97,6 +124,7 @@ def export(
     from rich.console import Console
 
     Console(highlight=False).print(variant_table(variants))
+    click.echo("\n".join(variant_lines(variants)))
     click.echo(f"{bundle}  not proved, not signed")
 
 

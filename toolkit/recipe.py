@@ -149,7 +149,7 @@ def _build(
     for key in value:
         if key not in FIELDS:
             reader.fault((key,), f"no field {key!r} in a recipe", did_you_mean(key, FIELDS), shown=())
-    name, device, seed = _name(reader, value), _device(reader, value, devices), _seed(reader, value)
+    name, device, seed = _name(reader, value), _device(reader, value, devices, folder), _seed(reader, value)
     tasks = _tasks(reader, value)
 
     given = _given_steps(reader, value)
@@ -183,14 +183,24 @@ def _seed(reader: Reader, top: dict[str, Value]) -> int:
     return seed
 
 
-def _device(reader: Reader, top: dict[str, Value], devices: Collection[str] | None) -> str:
+def _device(reader: Reader, top: dict[str, Value], devices: Collection[str] | None, folder: Path) -> str:
     device = reader.field(top, "device", str, ())
     if device is None:
         return ""
     known = _profile_ids() if devices is None else devices
+    if device.endswith((".yaml", ".yml")):
+        return _own_device(reader, device, folder)
     if device not in known:
         reader.fault(("device",), f"no device {device!r}", did_you_mean(device, known) or "see `foveola devices`")
     return device
+
+
+def _own_device(reader: Reader, device: str, folder: Path) -> str:
+    """A profile of one's own: a file, whose path starts at the recipe's folder."""
+    path = folder / device
+    if not path.is_file():
+        reader.fault(("device",), f"{path} is not there", "a relative path starts at the recipe's folder")
+    return str(path)
 
 
 def _profile_ids() -> Collection[str]:

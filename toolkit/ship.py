@@ -35,6 +35,7 @@ from ..runtime.manifest import (
     Arithmetic,
     Comparison,
     EngineName,
+    InputType,
     Manifest,
     Provenance,
     TaskOutput,
@@ -71,6 +72,7 @@ def make_core(
     precisions: Sequence[Arithmetic] = (),
     nncf: Nncf = "on",
     pick: Pick = "auto",
+    input_type: InputType = "float32",
     compare: int,
     golden: int,
     name: str,
@@ -92,6 +94,7 @@ def make_core(
         precisions: which of their precisions are tried; none: all.
         nncf: whether NNCF's int8 is tried on OpenVINO, and whether under accuracy control.
         pick: how one form of each engine is chosen (see `variants.make`).
+        input_type: of the graphs; `uint16` takes a detector's words.
         compare: number of images on which each artefact is held against torch.
         golden: number of images of the self-test.
         name: of the bundle.
@@ -126,6 +129,7 @@ def make_core(
         precisions=precisions,
         nncf=nncf,
         pick=pick,
+        input_type=input_type,
         compare=compare,
         outputs=locked_outputs,
         cache=cache,
@@ -144,6 +148,7 @@ def make_core(
         version=version,
         device=device.id,
         input=network.input,
+        input_type=input_type,
         outputs=outputs,
         engines=made.options,
         calibration=made.calibration,

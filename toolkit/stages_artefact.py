@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from ..runtime.manifest import Arithmetic, EngineName
+from ..runtime.manifest import Arithmetic, EngineName, InputType
 from .knobs import Count
 from .stage import Stage
 from .stages_data import dataset_of
@@ -87,6 +87,7 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             margin on the validation images.
         pick: by times measured here (`measure`), by the device's `roofline`, measured where this machine is such a
             device and else by the roofline (`auto`), or the `first` of `precisions` that keeps its margins.
+        input_type: of the graphs: `float32` in 0..1, or `uint16` for a detector's words (not for TensorRT).
         compare: validation images on which every artefact is compared with torch.
         golden: images of the calibration split that the self-test carries.
         version: of the bundle.
@@ -102,6 +103,7 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     precisions: tuple[Arithmetic, ...] = ()
     nncf: Literal["off", "on", "accuracy"] = "on"
     pick: Literal["auto", "measure", "roofline", "first"] = "auto"
+    input_type: InputType = "float32"
     compare: Count = 32
     golden: Count = 3
     version: str = "1.0.0"
@@ -124,6 +126,7 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             precisions=self.precisions,
             nncf=self.nncf,
             pick=self.pick,
+            input_type=self.input_type,
             compare=self.compare,
             golden=self.golden,
             name=work.recipe.name,

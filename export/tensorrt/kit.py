@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from ...runtime.manifest import Arithmetic, OnnxRuntimeOptions, TensorRtOptions
-from ...runtime.tensorrt.plan import FORMAT, BuildPlan, PlanTensor, encode_plan
+from ...runtime.tensorrt.plan import FORMAT, RELEASES, BuildPlan, PlanTensor, encode_plan
 from ..calibrate import Method, Range, measure_ranges
 from ..onnx_graph import INPUT, encode
 from ..quantize import quantize_onnx
@@ -43,6 +43,7 @@ def write_kit(
     float_layers: Collection[str] = (),
     min_images: int = 1,
     versions: Sequence[Line] = LINES,
+    releases: str = RELEASES,
     origins: Mapping[str, str] | None = None,
 ) -> dict[str, bytes]:
     """Write `tensorrt.onnx` and `tensorrt.json` and give them as members of a bundle.
@@ -58,6 +59,7 @@ def write_kit(
         float_layers: names of layers that int8 leaves in float, beside the last of each head.
         min_images: refuse to calibrate on fewer.
         versions: lines of releases that must take the graph.
+        releases: of TensorRT that may build the engine: the device's, a specifier of PEP 440.
         origins: module that a node comes from, for messages.
 
     Raises:
@@ -85,7 +87,7 @@ def write_kit(
         kept = type_float16(model, ranges).float32_nodes
     require_tensorrt(model, versions, origins)
     graph = encode(model)
-    plan = encode_plan(make_plan(model, graph, arithmetic, versions, tuple(kept)))
+    plan = encode_plan(make_plan(model, graph, arithmetic, versions, tuple(kept), releases))
     members = {options.graph: graph, options.plan: plan}
     for name, data in members.items():
         (folder / name).write_bytes(data)
@@ -102,7 +104,12 @@ def reference_options(options: TensorRtOptions) -> OnnxRuntimeOptions:
 
 
 def make_plan(
-    model: ModelProto, graph: bytes, arithmetic: Arithmetic, versions: Sequence[Line], float32_nodes: tuple[str, ...]
+    model: ModelProto,
+    graph: bytes,
+    arithmetic: Arithmetic,
+    versions: Sequence[Line],
+    float32_nodes: tuple[str, ...],
+    releases: str = RELEASES,
 ) -> BuildPlan:
     """Describe how the engine of a graph is built; the graph has passed `require_tensorrt`."""
     integers = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT8}
@@ -116,6 +123,7 @@ def make_plan(
         input=faces[INPUT],
         outputs=tuple(faces[value.name] for value in model.graph.output),
         checked=tuple(versions),
+        releases=releases,
         int8_layers=len(layers),
         float32_nodes=float32_nodes,
     )

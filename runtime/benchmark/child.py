@@ -1,4 +1,4 @@
-"""A fresh process that answers one image and tells how long each part took: `python -m foveola.runtime.benchmark.child`.
+"""A fresh process that answers one image and tells how long each part took; `start.py` calls it.
 
     python -m foveola.runtime.benchmark.child BUNDLE ENGINE ANSWERS [KEY] < IMAGE
 

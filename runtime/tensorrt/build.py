@@ -29,6 +29,7 @@ from ..engine import INSTALL, is_installed
 from ..errors import FoveolaError, MissingPartError
 from ..manifest import TensorRtOptions
 from ..selftest import SelfTest, self_test
+from ..versions import allows, release, specifier_fault
 from .cuda import Gpu
 from .plan import (
     ENGINE,
@@ -107,21 +108,11 @@ def require_release(plan: BuildPlan, target: Target) -> None:
     Raises:
         FoveolaError: too old or too new.
     """
-    here = release(target.tensorrt)
-    if not release(plan.least) <= here < release(plan.below):
-        fault = f"TensorRT {target.tensorrt} is here; the kit is for {plan.least} and newer, below {plan.below}"
+    if fault := specifier_fault(plan.releases):
+        raise FoveolaError("tensorrt.json: releases", fault, "export the bundle anew")
+    if not allows(plan.releases, target.tensorrt):
+        fault = f"TensorRT {target.tensorrt} is here; the kit is for {plan.releases}"
         raise FoveolaError("tensorrt", fault, "install one of these, or export the bundle anew")
-
-
-def release(text: str) -> tuple[int, ...]:
-    """Turn `10.3.0` into numbers; words in it end the number."""
-    numbers = []
-    for part in text.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)
 
 
 def typed_network(trt: Any, builder: Any) -> Any:

@@ -28,6 +28,7 @@ from ..errors import FoveolaError
 from ..manifest import Arithmetic, Sha256, TensorRtOptions
 
 FORMAT = 1
+RELEASES = ">=10.3,<12"  # what the kit is made for, whatever the device
 ENGINE, RECORD, TIMING = "engine.plan", "engine.json", "timing.cache"
 ENGINES_VARIABLE = "FOVEOLA_ENGINES"  # environment variable: folder of the engines, where it is not beside the bundle
 MAX_RECORD_BYTES = 1024 * 1024
@@ -55,8 +56,7 @@ class BuildPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         input: the graph's input `image`.
         outputs: the graph's outputs, in order.
         checked: lines of TensorRT releases in whose static check the graph had no fault.
-        least: oldest release that may build it.
-        below: first release that may not.
+        releases: of TensorRT that may build it: the device's, a specifier of PEP 440.
         tf32: rounding float32 products to 10 bits is never allowed.
         optimization_level: how long TensorRT searches, 0 to 5.
         workspace_mib: scratch memory that a layer may take, in MiB.
@@ -71,8 +71,7 @@ class BuildPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     input: PlanTensor
     outputs: Annotated[tuple[PlanTensor, ...], msgspec.Meta(min_length=1, max_length=256)]
     checked: tuple[str, ...]
-    least: str = "10.3"
-    below: str = "12"
+    releases: Annotated[str, msgspec.Meta(max_length=256)] = RELEASES
     tf32: Literal[False] = False
     optimization_level: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
     workspace_mib: Annotated[int, msgspec.Meta(gt=0, le=65536)] = 1024

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine import InputType, Tensor, as_input
+from ..engine import Tensor, as_input
 from ..errors import FoveolaError
-from ..manifest import EngineOptions, TensorRtOptions
+from ..manifest import EngineOptions, InputType, TensorRtOptions
 from .cuda import Gpu, driver_version, jetpack_release
 from .plan import (
     ENGINE,

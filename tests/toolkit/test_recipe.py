@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import yaml
 
+from foveola.devices.profile import FOLDER, load_profile
 from foveola.runtime.errors import UsageError
 from foveola.toolkit.recipe import Recipe, find_recipe, parse_recipe, read_recipe, shipped_recipes
 from foveola.toolkit.recipe_schema import recipe_schema
@@ -423,3 +424,15 @@ def test_the_schema_refuses_what_the_reader_refuses_by_itself(name: str) -> None
 def test_a_fault_deep_inside_a_recipe_names_its_place_and_the_nearest_field(change: str, words: str) -> None:
     with pytest.raises(FaultsError, match=words):
         read_recipe(shipped_recipes()["mtpret-real"], SHIPPED_STAGES, [change])
+
+
+def test_a_device_of_ones_own_is_a_file_beside_the_recipe(tmp_path: Path) -> None:
+    own = tmp_path / "scanner.yaml"
+    own.write_text((FOLDER / "generic-x86.yaml").read_text().replace("id: generic-x86", "id: scanner"))
+    text = replaced("device: generic-x86", "device: scanner.yaml")
+
+    recipe = parse(text, folder=tmp_path)
+
+    assert load_profile(recipe.device).id == "scanner"
+    with pytest.raises(FaultsError, match=r"device: .*elsewhere.yaml is not there"):
+        parse(replaced("device: generic-x86", "device: elsewhere.yaml"), folder=tmp_path)

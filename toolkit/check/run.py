@@ -11,6 +11,7 @@ Two views of the same answers:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import inf
@@ -25,6 +26,7 @@ from ...runtime.bundle import Bundle, read_unverified
 from ...runtime.engine import engine_of
 from ...runtime.errors import FoveolaError, MissingPartError, UsageError
 from ...runtime.manifest import EngineName, EngineOptions, OnnxRuntimeOptions, TensorRtOptions
+from ...runtime.tensorrt.plan import ENGINES_VARIABLE
 from .inputs import read_inputs
 from .links import Link, compare_sides, find_parting
 from .sides import EngineSide, Input, Side, TorchSide, engine_side, float_side
@@ -32,6 +34,7 @@ from .student import Student, find_student
 
 Kind = Literal["export", "precision", "engine"]
 Pair = tuple[Side, Side]
+UNNAMED = "no signature is asked for here, so name the folder of its engines yourself (--built DIR)"
 
 
 class ChainLink(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,6 +198,10 @@ def _artefacts(bundle: Bundle, engines: Sequence[str], folder: Path | None) -> t
     sides, notes = [], []
     for name, options in offered.items():
         if engines and name not in engines:
+            continue
+        if isinstance(options, TensorRtOptions) and folder is None and not os.environ.get(ENGINES_VARIABLE):
+            # An engine is native code, and nobody vouches for this bundle: none is taken because it lies beside it.
+            notes.append(f"{name} left out: {UNNAMED}")
             continue
         try:
             sides.append(engine_side(bundle, options, folder))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from ...export.onnx_graph import Origins, export_onnx
 from ...runtime.bundle import Bundle
 from ...runtime.engine import as_input
 from ...runtime.errors import FoveolaError
-from ...runtime.manifest import InputSpec, Manifest, OnnxRuntimeOptions
+from ...runtime.manifest import InputType, Manifest, OnnxRuntimeOptions
 from ..data.hashing import file_sha256
 from ..models.network import load_network
 
@@ -44,13 +43,12 @@ class Student:
             from ..models.dense_teacher import DenseTeacher
 
             self.network = DenseTeacher(network).eval()
-        self.spec: InputSpec = manifest.input
+        self.spec = manifest.input
+        self.input_type: InputType = manifest.input_type
         tensors = [tensor for output in manifest.outputs for tensor in output.tensors]
-        # A graph of 16-bit words is made of one of floats, which is what torch computes.
-        plain = msgspec.structs.replace(manifest.input, tensor="float32")
         with TemporaryDirectory() as scratch:
             path = Path(scratch) / "float.onnx"
-            self.origins: Origins = export_onnx(self.network, plain, tensors, path, opset=_opset(bundle))
+            self.origins: Origins = export_onnx(self.network, manifest.input, tensors, path, opset=_opset(bundle))
             self.graph = path.read_bytes()
 
     def run(self, x_1CHW: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -61,7 +59,7 @@ class Student:
 
     def fed(self, x_1CHW: NDArray[np.float32]) -> NDArray[np.float32]:
         """Round the input as the graph's own type does."""
-        rounded = as_input(as_input(x_1CHW, self.spec.tensor), "float32")
+        rounded = as_input(as_input(x_1CHW, self.input_type), "float32")
         return np.array(rounded, np.float32)
 
 

@@ -6,6 +6,7 @@ Shapes: N validation images, (1, C, H, W) an input.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -32,7 +33,7 @@ from ..data.arrays import Arrays
 from ..models.dense_teacher import as_graph
 from ..models.network import Network
 from .candidates import Candidate
-from .pick import UNWRITABLE, Variant, causes
+from .pick import UNOPENED, UNWRITABLE, Variant, causes
 from .slack import ask, slacks, worst
 from .timing import Timing
 from .write import Sources, write_variant
@@ -56,10 +57,13 @@ class Form(msgspec.Struct, eq=False):
     timing: Timing = Timing()
 
 
-def write_form(candidate: Candidate, sources: Sources, folder: Path, control: Slack | None, device: Profile) -> Form:
+def write_form(
+    candidate: Candidate, sources: Sources, folder: Path, control: Slack | None, device: Profile, *, here: bool = False
+) -> Form:
     """Write a form into a folder of its own and hold its graph against the device's rules.
 
-    A form that cannot be written is one that lost, with its reason; the others go on.
+    A form that cannot be written is one that lost, with its reason; the others go on. `here` says that this machine is
+    such a device, so that the engines' versions here are those of the device.
     """
     own = folder / candidate.name.replace(" ", "-")
     own.mkdir()
@@ -69,23 +73,34 @@ def write_form(candidate: Candidate, sources: Sources, folder: Path, control: Sl
         raise
     except FoveolaError as error:
         sources.images()  # where these are gone, that is told instead: it is no fault of the form
-        return Form(candidate, {}, (), (_unwritable(candidate, error),), 0)
+        return Form(candidate, {}, (), (_refused(candidate, UNWRITABLE, error),), 0)
     graph = own / ("tensorrt.onnx" if isinstance(candidate.options, TensorRtOptions) else "model.onnx")
     origins: Mapping[str, str] = {}
-    findings = _findings(candidate, graph, origins, device)
+    version = _version(candidate) if here else ""
+    findings = _findings(candidate, graph, origins, device, version)
     if any(one.severity == "error" for one in findings):
         origins = sources.origins()
-        findings = _findings(candidate, graph, origins, device)
+        findings = _findings(candidate, graph, origins, device, version)
     # NNCF's integers are in OpenVINO's own format; they ask as much of a machine as those of the portable graph.
     alike = sources.int8_graph if candidate.quantiser == "nncf" and sources.int8_graph else graph
     return Form(candidate, members, layer_work(alike), findings, _conversions(alike))
 
 
-def _unwritable(candidate: Candidate, error: FoveolaError) -> Finding:
-    return Finding(rule=UNWRITABLE, severity="error", place=candidate.name, fault=error.fault, mend=error.mend)
+def _refused(candidate: Candidate, rule: str, error: FoveolaError) -> Finding:
+    return Finding(rule=rule, severity="error", place=candidate.name, fault=error.fault, mend=error.mend)
 
 
-def _findings(candidate: Candidate, graph: Path, origins: Mapping[str, str], device: Profile) -> tuple[Finding, ...]:
+def _version(candidate: Candidate) -> str:
+    """The engine's version on this machine; empty where it is not installed."""
+    try:
+        return metadata.version(candidate.engine)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _findings(
+    candidate: Candidate, graph: Path, origins: Mapping[str, str], device: Profile, version: str
+) -> tuple[Finding, ...]:
     """What the device's rules say of a form."""
     options = candidate.options
     facts = graph_facts(
@@ -99,7 +114,7 @@ def _findings(candidate: Candidate, graph: Path, origins: Mapping[str, str], dev
         target=candidate.target,
         saturation_safe=candidate.quantiser == "nncf" or not unproved_layers(graph),
     )
-    return judge_graph(device, facts)
+    return judge_graph(device, msgspec.structs.replace(facts, engine_version=version or None))
 
 
 def _conversions(graph: Path) -> int:
@@ -115,8 +130,11 @@ def _conversions(graph: Path) -> int:
     )
 
 
-def open_form(form: Form, network: Network, val: Arrays) -> None:
-    """Open a form where its engine is here, and ask it about all validation images."""
+def open_form(form: Form, network: Network, val: Arrays, *, here: bool = True) -> None:
+    """Open a form where its engine is here, and ask it about all validation images.
+
+    A form that its engine refuses is out where this machine is such a device (`here`); elsewhere it is not judged.
+    """
     options = form.candidate.options
     if not form.members:
         return
@@ -127,7 +145,14 @@ def open_form(form: Form, network: Network, val: Arrays) -> None:
         options = reference_options(options)
     elif not is_installed(form.candidate.engine):
         return
-    form.session = open_session(options, form.members)
+    try:
+        form.session = open_session(options, form.members)
+    except MissingPartError:
+        raise
+    except FoveolaError as error:  # one form that an engine refuses ends no export; the account says it
+        found = _refused(form.candidate, UNOPENED, error)
+        form.findings = (*form.findings, found if here else msgspec.structs.replace(found, severity="warning"))
+        return
     form.answers = ask(form.session.run, network, val.images)
 
 

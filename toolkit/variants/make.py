@@ -20,17 +20,18 @@ from ...devices.profile import Profile
 from ...devices.rules import refusal
 from ...export.nncf_int8 import Slack
 from ...runtime.engine import Session
-from ...runtime.manifest import Arithmetic, Calibration, EngineName, EngineOptions, TaskOutput
+from ...runtime.manifest import Arithmetic, Calibration, EngineName, EngineOptions, InputType, TaskOutput
 from ..answers import RawAnswers, answer_images
 from ..data.arrays import Arrays
 from ..data.dataset import Dataset
 from ..models.network import Network
-from .candidates import candidates
+from .candidates import Candidate, candidates
 from .form import Form, judge_form, open_form, torch_raw, write_form
 from .pick import Variant, choose
 from .slack import Run, ask, slacks, worst
 from .sources import NOT_CALIBRATED, find_sources
 from .timing import Timing, foresee, measure
+from .write import Sources
 
 Pick = Literal["auto", "measure", "roofline", "first"]
 Nncf = Literal["off", "on", "accuracy"]
@@ -59,6 +60,7 @@ def make_variants(
     precisions: Sequence[Arithmetic] = (),
     nncf: Nncf = "on",
     pick: Pick = "auto",
+    input_type: InputType = "float32",
     compare: int = 32,
     outputs: Callable[[RawAnswers], tuple[TaskOutput, ...]],
     cache: Path,
@@ -77,6 +79,7 @@ def make_variants(
         nncf: whether NNCF's int8 is a candidate on OpenVINO, and whether under accuracy control.
         pick: by times measured here, by the roofline, `auto` (measured where this machine is such a device), or the
             first by preference.
+        input_type: of the graphs; `uint16` takes a detector's words.
         compare: images on which differences and flips are counted.
         outputs: gives the tasks' outputs with thresholds locked on some answers.
         cache: where decoded images are kept.
@@ -87,7 +90,7 @@ def make_variants(
     """
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         folder = Path(scratch)
-        sources, calibration = find_sources(of, network, dataset, device, folder, cache)
+        sources, calibration = find_sources(of, network, dataset, device, folder, cache, input_type=input_type)
         listed = candidates(
             device, engines, precisions=precisions, quantised=sources.int8_graph is not None, nncf=nncf != "off"
         )
@@ -95,22 +98,48 @@ def make_variants(
         progress(0, total, "torch answers the validation images")
         reference = answer_images(network, val.images)
         control = _control(network, reference, val) if nncf == "accuracy" else None
+        here = pick == "measure" or (pick == "auto" and at_hand(examine(), device))
         forms = []
         for number, candidate in enumerate(listed):
             progress(1 + number, total, f"writing {candidate.name}")
-            forms.append(write_form(candidate, sources, folder, control, device))
+            forms.append(write_form(candidate, sources, folder, control, device, here=here))
         _refuse_if_none(forms, device)
         locked = outputs(reference)
         pairs = torch_raw(network, val, compare)
         judged = []
         for number, form in enumerate(forms):
             progress(1 + len(listed) + number, total, f"asking {form.candidate.name}")
-            open_form(form, network, val)
+            open_form(form, network, val, here=here)
             judged.append(partial(judge_form, form, network, reference, locked, val, pairs, device))
-        here = pick == "measure" or (pick == "auto" and at_hand(examine(), device))
+        _refuse_if_none(forms, device)  # once more, now that their engines have seen them
+        unasked = _unasked(device, listed, sources, folder)
         _time(forms, val, device, here=here, progress=partial(_timing_progress, progress, total))
         variants = choose([judge() for judge in judged], by_time=pick != "first")
-    return _made(forms, variants, calibration)
+    return _made(forms, variants, unasked, calibration)
+
+
+def _unasked(device: Profile, listed: Sequence[Candidate], sources: Sources, folder: Path) -> tuple[Variant, ...]:
+    """Hold the student against TensorRT's rules where the device has it and the bundle leaves it out."""
+    if device.engine("tensorrt") is None or any(one.engine == "tensorrt" for one in listed):
+        return ()
+    if sources.input_type != "float32":
+        return ()
+    quantised = sources.int8_graph is not None
+    first = candidates(device, ("tensorrt",), quantised=quantised, nncf=False)[0]
+    form = write_form(first, sources, folder, None, device, here=False)
+    error = next((one for one in form.findings if one.severity == "error"), None)
+    verdict = f"and the device would refuse it: {error.fault}" if error else "and it passes TensorRT's static rules"
+    return (
+        Variant(
+            name=first.name,
+            engine=first.engine,
+            arithmetic=first.arithmetic,
+            quantiser=first.quantiser,
+            size_bytes=sum(map(len, form.members.values())),
+            why=f"not asked for, {verdict}",
+            findings=form.findings,
+        ),
+    )
 
 
 def _timing_progress(progress: Progress, total: int, done: int, rounds: int) -> None:
@@ -155,7 +184,9 @@ def _control(network: Network, reference: RawAnswers, val: Arrays) -> Slack:
     return slack
 
 
-def _made(forms: Sequence[Form], variants: tuple[Variant, ...], calibration: Calibration) -> Made:
+def _made(
+    forms: Sequence[Form], variants: tuple[Variant, ...], unasked: tuple[Variant, ...], calibration: Calibration
+) -> Made:
     chosen = [form for form, variant in zip(forms, variants, strict=True) if variant.chosen]
     members: dict[str, bytes] = {}
     for form in chosen:
@@ -165,6 +196,6 @@ def _made(forms: Sequence[Form], variants: tuple[Variant, ...], calibration: Cal
         members=members,
         sessions={form.candidate.engine: form.session for form in chosen if form.session is not None},
         answers={form.candidate.engine: form.answers for form in chosen if form.answers is not None},
-        variants=variants,
+        variants=(*variants, *unasked),
         calibration=calibration if any(form.candidate.arithmetic == "int8" for form in chosen) else NOT_CALIBRATED,
     )

@@ -23,7 +23,8 @@ from .timing import Timing
 
 TIE = 0.05  # a form must be so much faster to be taken before a preferred one
 SMALL_MACS = 1_000_000  # a layer below it takes about as long to start as to compute
-UNWRITABLE = "unwritable"  # rule of a finding: there is no such form of this network
+# Rules of findings: there is no such form of this network, or its engine refuses it here.
+UNWRITABLE, UNOPENED = "unwritable", "unopened"
 WIDTH: dict[Arithmetic, int] = {"int8": 1, "float16": 2, "float32": 4}  # bytes of a number
 
 
@@ -111,7 +112,8 @@ def _slower(one: Variant, other: Variant) -> bool:
 
 def _judged(one: Variant, winner: Variant | None, fastest: Variant | None, *, by_time: bool) -> Variant:
     if one.refused is not None:
-        who = "cannot be written" if one.refused.rule == UNWRITABLE else "the device refuses it"
+        whose = {UNWRITABLE: "cannot be written", UNOPENED: "does not open here"}
+        who = whose.get(one.refused.rule, "the device refuses it")
         return msgspec.structs.replace(one, why=f"{who}: {one.refused.fault}")
     assert winner is not None
     if one.name == winner.name:

@@ -20,7 +20,7 @@ from ...export.placement import LAYERS
 from ...export.quantize import quantize_onnx
 from ...export.saturation.integer_layers import unproved_layers
 from ...runtime.errors import FoveolaError
-from ...runtime.manifest import Calibration
+from ...runtime.manifest import Calibration, InputType
 from ..compress.overflow import SATURATION, SaturationRecord
 from ..compress.quantise import CALIBRATION, FLOAT_GRAPH, INT8_GRAPH
 from ..data.arrays import prepare_arrays
@@ -35,7 +35,14 @@ SHOWN = 16  # images whose values a typed graph of a student in float must hold;
 
 
 def find_sources(
-    of: Path, network: Network, dataset: Dataset, device: Profile, folder: Path, cache: Path
+    of: Path,
+    network: Network,
+    dataset: Dataset,
+    device: Profile,
+    folder: Path,
+    cache: Path,
+    *,
+    input_type: InputType = "float32",
 ) -> tuple[Sources, Calibration]:
     """Find the sources of all forms, or make them where the device wants others.
 
@@ -46,6 +53,7 @@ def find_sources(
         device: the profile.
         folder: where new graphs go.
         cache: where decoded images are kept.
+        input_type: of the graphs that ship.
 
     Raises:
         FoveolaError: graphs must be made anew and the calibration images are gone.
@@ -79,7 +87,8 @@ def find_sources(
         images=images,
         method=method,
         float_layers=kept,
-        spec=network.input,
+        input_type=input_type,
+        tensorrt=trt.versions if (trt := device.engine("tensorrt")) else "",
         weight_bits=device.export.weight_bits,
         origins=lru_cache(maxsize=1)(lambda: _origins(network, device, folder)),
     )

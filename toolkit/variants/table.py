@@ -1,4 +1,4 @@
-"""The account of the forms, for people: a table for the terminal, lines for a log, and Markdown.
+"""The account of the forms, for people: a table for the terminal, and lines that say why.
 
 | form | MB | ms | flips in 1,000 | slack | |
 """
@@ -14,7 +14,7 @@ from rich.table import Table
 from .pick import Variant
 
 VARIANTS = "variants.json"
-COLUMNS = ("form", "MB", "ms", "flips in 1,000", "largest difference", "slack", "")
+COLUMNS = ("form", "MB", "ms", "flips in 1,000", "difference", "slack", "")
 
 
 def read_variants(path: Path) -> tuple[Variant, ...]:
@@ -25,24 +25,18 @@ def read_variants(path: Path) -> tuple[Variant, ...]:
 
 
 def variant_table(variants: Sequence[Variant]) -> Table:
-    """Make the table for the terminal; what ships stands in bold."""
-    table = Table(*COLUMNS, box=None, pad_edge=False)
-    for column in table.columns[1:-1]:
+    """Make the table for the terminal, within 80 columns; what ships stands in bold. `variant_lines` say why."""
+    table = Table(*COLUMNS[:-1], box=None, pad_edge=False)
+    for column in table.columns[1:]:
         column.justify = "right"
     for one in variants:
-        table.add_row(*row_words(one), style="bold" if one.chosen else "")
+        table.add_row(*row_words(one)[:-1], style="bold" if one.chosen else "")
     return table
 
 
-def variant_markdown(variants: Sequence[Variant]) -> str:
-    """Make the table in Markdown."""
-    head = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 2) + "---|"]
-    return "\n".join([*head, *("| " + " | ".join(row_words(one)) + " |" for one in variants)]) + "\n"
-
-
 def variant_lines(variants: Sequence[Variant]) -> list[str]:
-    """Say in one line each what became of the forms, for a log."""
-    return [f"{one.name}: {_timed(one)}; {_fate(one)}" for one in variants]
+    """Say in one line each what became of the forms."""
+    return [f"{one.name}: {_fate(one)}" for one in variants]
 
 
 def row_words(one: Variant) -> list[str]:

@@ -20,7 +20,8 @@ from ...export.onnx_graph import Origins
 from ...export.openvino_ir import write_ir
 from ...runtime.engine import as_input
 from ...runtime.errors import FoveolaError
-from ...runtime.manifest import InputSpec, OpenVinoOptions, TensorRtOptions
+from ...runtime.manifest import InputType, OpenVinoOptions, TensorRtOptions
+from ...runtime.tensorrt.plan import RELEASES
 from .candidates import Candidate
 
 Images = Callable[[], Sequence[NDArray[np.float32]]]  # calibration inputs (1, C, H, W), read when they are needed
@@ -35,7 +36,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         images: the calibration images.
         method: how their ranges follow.
         float_layers: layers that stay float in every int8 graph but NNCF's, by their names in `float_graph`.
-        spec: how the network is fed.
+        input_type: of the graphs that ship.
+        tensorrt: releases of TensorRT that the device runs, a specifier of PEP 440; empty: any.
         weight_bits: of int8 weights on the device.
         origins: gives the module that each node comes from, for messages; may take a while.
     """
@@ -45,7 +47,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     images: Images
     method: Method = "minmax"
     float_layers: tuple[str, ...] = ()
-    spec: InputSpec
+    input_type: InputType
+    tensorrt: str
     weight_bits: Literal[7, 8]
     origins: Callable[[], Origins]
 
@@ -68,7 +71,7 @@ def write_variant(candidate: Candidate, sources: Sources, folder: Path, slack: S
     source = sources.int8_graph if portable else sources.float_graph
     assert source is not None
     graph = folder / "model.onnx"
-    if sources.spec.tensor == "uint16":
+    if sources.input_type == "uint16":
         take_words(source, graph)
     else:
         graph.write_bytes(source.read_bytes())
@@ -76,7 +79,7 @@ def write_variant(candidate: Candidate, sources: Sources, folder: Path, slack: S
         return {candidate.options.graph: graph.read_bytes()}
     xml = folder / candidate.options.graph
     if candidate.quantiser == "nncf":
-        kind = sources.spec.tensor
+        kind = sources.input_type
         images = [as_input(image, kind) for image in sources.images()]
         nncf_int8(graph, xml, images, weight_bits=sources.weight_bits, slack=slack)
     else:
@@ -88,9 +91,16 @@ def _write_kit(candidate: Candidate, sources: Sources, folder: Path) -> dict[str
     """The build kit: a typed graph and the plan of the build; the engine is built on the device."""
     from ...export.tensorrt.kit import write_kit
 
-    if sources.spec.tensor != "float32":
+    if sources.input_type != "float32":
         fault = "TensorRT knows no 16-bit integers"
-        raise FoveolaError("tensorrt", fault, "set input.tensor to float32, or leave the engine out")
+        raise FoveolaError("tensorrt", fault, "take input_type float32, or leave the engine out")
     return write_kit(
-        sources.float_graph, folder, arithmetic=candidate.arithmetic, images=sources.images(), origins=sources.origins()
+        sources.float_graph,
+        folder,
+        arithmetic=candidate.arithmetic,
+        images=sources.images(),
+        method=sources.method,
+        float_layers=sources.float_layers,
+        releases=sources.tensorrt or RELEASES,
+        origins=sources.origins(),
     )

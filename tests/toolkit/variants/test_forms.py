@@ -17,13 +17,13 @@ from small import silent
 from foveola.devices.profile import Profile, load_profile
 from foveola.devices.roofline import predict
 from foveola.export.graph_facts import layer_work
-from foveola.runtime.engine import is_installed
+from foveola.runtime.engine import is_installed, open_session
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.manifest import TaskOutput
 from foveola.toolkit.answers import RawAnswers, answer_images
 from foveola.toolkit.models.outputs import task_outputs
 from foveola.toolkit.score import lock_thresholds
-from foveola.toolkit.variants import make, timing, write
+from foveola.toolkit.variants import form, make, timing, write
 from foveola.toolkit.variants.candidates import candidates
 from foveola.toolkit.variants.make import Made, make_variants
 from foveola.toolkit.variants.pick import Variant
@@ -232,15 +232,33 @@ def test_a_form_that_cannot_be_written_loses_with_its_reason_and_the_others_ship
     assert msgspec.json.decode(msgspec.json.encode(found.variants), type=tuple[Variant, ...]) == found.variants
 
 
+def test_a_form_that_its_engine_refuses_here_loses_with_its_reason(
+    student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(options: Any, members: Any) -> Any:
+        if getattr(options, "quantiser", "") == "nncf":
+            raise FoveolaError("openvino", "the session runs otherwise than it was validated", "update it")
+        return open_session(options, members)
+
+    monkeypatch.setattr(form, "open_session", refuse)
+
+    found = made(student, "generic-x86", pick="measure")
+
+    assert named(found, "openvino int8 nncf").why.startswith("does not open here: the session runs otherwise")
+    assert {one.engine for one in found.variants if one.chosen} == {"openvino", "onnxruntime"}
+
+
+def test_a_device_with_tensorrt_is_told_what_it_would_say_of_a_bundle_without(student: Student) -> None:
+    found = made(student, "jetson-orin-nano-8gb", engines=("onnxruntime",))
+
+    assert named(found, "tensorrt int8").why == "not asked for, and it passes TensorRT's static rules"
+    assert {one.engine for one in found.variants if one.chosen} == {"onnxruntime"}
+    assert "tensorrt.onnx" not in found.members
+
+
 def test_where_no_form_of_an_engine_can_be_written_that_is_the_refusal(student: Student, tmp_path: Path) -> None:
-    words = msgspec.structs.replace(student.network.input, tensor="uint16")
-    plan = msgspec.structs.replace(student.network.architecture, input=words)
-    student.network.architecture, before = plan, student.network.architecture
-    try:
-        with pytest.raises(FoveolaError, match=r"tensorrt.*TensorRT knows no 16-bit integers") as refusal:
-            made(student, "jetson-orin-nano-8gb")
-    finally:
-        student.network.architecture = before
+    with pytest.raises(FoveolaError, match=r"tensorrt.*TensorRT knows no 16-bit integers") as refusal:
+        made(student, "jetson-orin-nano-8gb", input_type="uint16")
 
     assert "\n" not in str(refusal.value)
 
@@ -260,8 +278,9 @@ def test_every_graph_passes_the_checker_with_no_unused_import_and_static_shapes(
     student: Student, tmp_path: Path, device: str, tensor: Literal["float32", "uint16"]
 ) -> None:
     profile = load_profile(device)
-    sources, _ = find_sources(student.folder, student.network, student.data, profile, tmp_path, student.cache)
-    sources = msgspec.structs.replace(sources, spec=msgspec.structs.replace(sources.spec, tensor=tensor))
+    sources, _ = find_sources(
+        student.folder, student.network, student.data, profile, tmp_path, student.cache, input_type=tensor
+    )
     graphs: dict[str, bytes] = {}
     for one in candidates(profile, (), quantised=True, nncf=False):
         (tmp_path / one.name).mkdir()

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from foveola.devices.versions import allows, release, specifier_fault
+from foveola.runtime.versions import allows, release, specifier_fault
 
 specifiers = pytest.importorskip("packaging.specifiers")
 
