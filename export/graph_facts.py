@@ -187,7 +187,10 @@ def _weight_bits(stored: list[TensorProto]) -> Literal[4, 7, 8] | None:
         values = numpy_helper.to_array(tensor).astype(np.int16)
         centre = 128 if tensor.data_type == TensorProto.UINT8 else 0
         largest = max(largest, int(np.abs(values - centre).max(initial=0)))
-    return next((bits for most, bits in _BITS.items() if largest <= most), 8)
+    for most, bits in _BITS.items():
+        if largest <= most:
+            return bits
+    return 8
 
 
 def _sign(types: list[int]) -> Sign:

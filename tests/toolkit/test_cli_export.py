@@ -190,8 +190,11 @@ def test_a_teacher_is_exported_for_a_server(place: Path) -> None:
         ("data", (), "is no student's step"),
         ("student", ("--precision", "int8"), "quantise the student first"),
     ],
-    ids=["a device that is none", "an engine of another device", "a precision of another device", "figures that nobody looked up", "a step that is none", "a step without "
-         "a network", "int8 of a student in float"],
+    ids=[
+        "a device that is none", "an engine of another device", "a precision of another device",
+        "figures that nobody looked up", "a step that is none", "a step without a network",
+        "int8 of a student in float",
+    ],
 )  # fmt: skip
 def test_what_cannot_be_exported_is_refused_in_one_line(
     place: Path, name: str, words: tuple[str, ...], match: str

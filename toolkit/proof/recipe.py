@@ -111,8 +111,8 @@ def _engines_here(bundle: Bundle) -> tuple[list[EngineName], list[str]]:
         MissingPartError: none can.
     """
     offered = bundle.manifest.engines
-    here = [engine_of(one) for one in offered if runs_anywhere(one)]
-    left = [engine_of(one) for one in offered if not runs_anywhere(one)]
+    here: list[EngineName] = [engine_of(one) for one in offered if runs_anywhere(one)]
+    left: list[EngineName] = [engine_of(one) for one in offered if not runs_anywhere(one)]
     if not here:
         cures = " or ".join(INSTALL[name] for name in left)
         raise MissingPartError(bundle.manifest.name, f"none of its engines runs here ({', '.join(left)})", cures)
