@@ -21,8 +21,10 @@ from ...runtime.measure import latency_of, time_ms
 from .candidates import Candidate
 
 ROUNDS = 15
-PAUSE_S = 0.02  # between two forms
-CALLS = 5  # in a form's turn; the first is not counted
+# Between two forms: ONNX Runtime's threads wait busily after an answer; with 0.02 s they slowed the next form twofold.
+PAUSE_S = 0.05
+CALLS = 12  # in a form's turn at most; the first is not counted
+TURN_S = 0.15  # a slow form's turn ends after it, with two calls at least
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,12 +49,19 @@ def measure(
     for number in range(rounds):
         for name, session in sessions.items():
             time.sleep(PAUSE_S)
-            found = [time_ms(lambda: session.run(tensor)) for _ in range(CALLS)]  # noqa: B023 - called at once
-            times[name] += found[1:]
+            times[name] += _turn(lambda: session.run(tensor))  # noqa: B023 - called at once
         if progress is not None:
             progress(number + 1, rounds)
     summed = {name: latency_of(found) for name, found in times.items()}
     return {name: Timing(ms=one.median_ms, p95_ms=one.p95_ms, source="measured") for name, one in summed.items()}
+
+
+def _turn(call: Callable[[], object]) -> list[float]:
+    """Milliseconds of one turn's calls, without the first, which brings the weights back into the caches."""
+    begin, found = time.perf_counter(), [time_ms(call)]
+    while len(found) < CALLS and (len(found) < 2 or time.perf_counter() - begin < TURN_S):
+        found.append(time_ms(call))
+    return found[1:]
 
 
 def foresee(candidate: Candidate, layers: Sequence[LayerWork], device: Profile) -> Timing:
