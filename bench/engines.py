@@ -36,7 +36,7 @@ from foveola.runtime.engine import Session, open_session
 from foveola.runtime.manifest import EngineOptions, InputSpec, OnnxRuntimeOptions, OpenVinoOptions
 from foveola.runtime.measure import latency
 from foveola.runtime.task import Task
-from foveola.toolkit.answers import RawAnswers, answer_images
+from foveola.toolkit.answers import answer_images
 from foveola.toolkit.data.arrays import Arrays, prepare_arrays
 from foveola.toolkit.data.dataset import Dataset, calibration_set
 from foveola.toolkit.models.dense_teacher import as_graph
@@ -284,7 +284,7 @@ def judge(
         if form is None:
             continue
         form.session = sessions[row.form]
-        form.answers = answers(sessions[row.form], subject.network, val)
+        form.answers = ask(form.session.run, subject.network, val.images)
         found = judge_form(form, subject.network, reference, outputs, val, pairs, device)
         row.difference, row.flips, row.slack, row.worst_task = (
             found.difference,
@@ -292,11 +292,6 @@ def judge(
             found.slack,
             found.worst_task,
         )
-
-
-def answers(session: Session, network: Network, val: Arrays) -> RawAnswers:
-    """All answers of a form to the validation images."""
-    return ask(session.run, network, val.images)
 
 
 def report(device: Profile, rows: list[Row], threads: int, path: Path | None) -> None:

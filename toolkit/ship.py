@@ -9,13 +9,12 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..devices.profile import Profile
@@ -35,6 +34,7 @@ from ..runtime.manifest import (
     Arithmetic,
     Comparison,
     EngineName,
+    InputSpec,
     InputType,
     Manifest,
     Provenance,
@@ -45,10 +45,9 @@ from ..runtime.seen import SEEN, encode_seen
 from ..runtime.selftest import GOLDEN, Asked, make_golden
 from .answers import RawAnswers
 from .compress.lessons import read_taught
-from .data.arrays import Arrays, prepare_arrays
+from .data.arrays import prepare_arrays
 from .data.dataset import Dataset
-from .models.dense_teacher import as_graph
-from .models.network import Network, load_network
+from .models.network import load_network
 from .models.outputs import task_outputs
 from .parity.evidence import EVIDENCE, PROOF, decode_evidence
 from .proof.recipe import SHIPPED, SHIPPED_REPORT
@@ -56,6 +55,7 @@ from .score import lock_thresholds
 from .stage import digest_path
 from .temperature import read_temperatures, warmed
 from .train import write_json
+from .variants.form import Pairs, torch_raw
 from .variants.make import Nncf, Pick, make_variants
 from .variants.table import VARIANTS
 
@@ -141,7 +141,8 @@ def make_core(
         raise MissingPartError(name, f"none of its engines ({here}) is installed here", "install one of them")
     progress(0.8, 1, "locking thresholds, comparing every artefact with torch")
     outputs = locked_outputs(next(iter(made.answers.values())))
-    comparisons = tuple(_compare(*pair, network, outputs, val, compare) for pair in made.sessions.items())
+    pairs = torch_raw(network, val, compare)
+    comparisons = tuple(_compare(*one, network.input, outputs, pairs) for one in made.sessions.items())
     manifest = Manifest(
         format=FORMAT,
         name=name,
@@ -231,22 +232,15 @@ def describe_reference(predictor: Asked, dataset: Dataset, split: str) -> Refere
 
 
 def _compare(
-    engine: EngineName, session: Session, network: Network, outputs: Sequence[TaskOutput], val: Arrays, count: int
+    engine: EngineName, session: Session, spec: InputSpec, outputs: Sequence[TaskOutput], pairs: Pairs
 ) -> Comparison:
-    """One artefact against torch on the first images of the validation split, both at the temperatures that ship."""
-
-    def pairs() -> Iterator[tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]]:
-        for i in range(min(count, len(val))):
-            x = np.array(val.images[i : i + 1])
-            with torch.inference_mode():
-                reference = {name: raw.numpy() for name, raw in graph(torch.from_numpy(x)).items()}
-            yield meant(reference), meant(session.run(x))
+    """One artefact against torch's answers to the same inputs, both at the temperatures that ship."""
 
     def meant(raw: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        return comparable(outputs, _tempered(outputs, raw), network.input)
+        return comparable(outputs, _tempered(outputs, raw), spec)
 
-    graph = as_graph(network)
-    return compare_engines(engine, pairs(), comparable_outputs(outputs))
+    answered = ((meant(reference), meant(session.run(x))) for x, reference in pairs)
+    return compare_engines(engine, answered, comparable_outputs(outputs))
 
 
 def _tempered(outputs: Sequence[TaskOutput], raw: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:

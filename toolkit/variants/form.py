@@ -22,7 +22,6 @@ from ...devices.rules import judge_graph
 from ...export.compare import compare_engines
 from ...export.graph_facts import graph_facts, layer_work
 from ...export.nncf_int8 import Slack
-from ...export.saturation.integer_layers import unproved_layers
 from ...export.tensorrt.kit import reference_options
 from ...runtime.box_map import comparable, comparable_outputs
 from ...runtime.engine import Session, is_installed, open_session
@@ -112,7 +111,7 @@ def _findings(
         plugin=options.plugin if isinstance(options, OpenVinoOptions) else "CPU",
         inference_precision=options.inference_precision if isinstance(options, OpenVinoOptions) else None,
         target=candidate.target,
-        saturation_safe=candidate.quantiser == "nncf" or not unproved_layers(graph),
+        saturation_safe=candidate.quantiser == "nncf",  # of the portable graph the facts prove it themselves
     )
     return judge_graph(device, msgspec.structs.replace(facts, engine_version=version or None))
 
