@@ -28,6 +28,7 @@ from ...runtime.task import Task
 from ...runtime.two_stage import LARGEST_GROWTH
 from .heads import Pyramid
 from .network import Network
+from .structure import merged_copy
 from .teacher_heads import LEVELS, FasterRcnnHead
 
 PARTS = ("proposals", "objectness", "classes", "deltas")
@@ -39,8 +40,13 @@ def dense_names(task: Task) -> tuple[str, ...]:
 
 
 def as_graph(network: Network) -> Network | DenseTeacher:
-    """The module whose `forward` gives all that a graph of the network answers: itself, or a teacher's dense form."""
-    return DenseTeacher(network) if network.architecture.role == "teacher" else network
+    """The module whose `forward` gives all that a graph of the network answers: itself, or a teacher's dense form.
+
+    Blocks that trained with several branches have them merged.
+    """
+    merged = merged_copy(network)
+    assert isinstance(merged, Network)
+    return DenseTeacher(merged) if network.architecture.role == "teacher" else merged
 
 
 class DenseTeacher(nn.Module):

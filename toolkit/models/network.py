@@ -24,6 +24,7 @@ from ...runtime.errors import FoveolaError
 from ...runtime.manifest import InputSpec
 from ...runtime.task import Task
 from .heads import Head, LinearHead, Pyramid
+from .structure import Structure, apply_structure
 from .student_heads import AnchorFreeHead, LightDecoder, MaskHead
 from .teacher_heads import DeepLabHead, FasterRcnnHead
 
@@ -42,6 +43,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         output_stride: teacher: input pixels per cell of the coarsest map; 16 and 8 dilate the last stages (DeepLabV3).
         target_mean: regression: mean of each measure on the training data.
         target_std: regression: standard deviation likewise.
+        structure: what compression changed in the modules.
     """
 
     role: Literal["teacher", "student"]
@@ -54,6 +56,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     output_stride: Literal[8, 16, 32] = 32
     target_mean: dict[str, tuple[float, ...]] = {}
     target_std: dict[str, tuple[float, ...]] = {}
+    structure: Structure = Structure()
 
 
 class Normalise(nn.Module):
@@ -121,6 +124,7 @@ class Network(nn.Module):
         )
         self.decoder = _make_decoder(architecture, channels)
         self.heads = nn.ModuleDict({task.name: self._make_head(task, channels) for task in architecture.tasks})
+        apply_structure(self, architecture.structure)
 
     def _make_head(self, task: Task, channels: dict[int, int]) -> Head:
         plan = self.architecture
