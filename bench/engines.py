@@ -45,7 +45,7 @@ from foveola.toolkit.models.outputs import graph_outputs, task_outputs
 from foveola.toolkit.progress import SilentProgress
 from foveola.toolkit.score import lock_thresholds
 from foveola.toolkit.speed import machine
-from foveola.toolkit.stages_data import dataset_of
+from foveola.toolkit.stages.data import dataset_of
 from foveola.toolkit.variants.adhoc import adhoc_work
 from foveola.toolkit.variants.candidates import Candidate
 from foveola.toolkit.variants.form import Form, judge_form, torch_raw

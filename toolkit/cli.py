@@ -39,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _invoke(args: Sequence[str] | None) -> int:
     import click
 
-    from .cli_commands import foveola
+    from .commands.table import foveola
 
     try:
         code = foveola.main(args, prog_name="foveola", standalone_mode=False)

@@ -3,7 +3,7 @@
     teacher = GivenTeacher(my_module, tasks, spec).eval()
     evidence = compress_teacher(teacher, dataset, Path("out"), name="mine", student=Shape(...), plan=Plan(...))
 
-The steps are those of a recipe (`stages.py`), called directly; nothing is resumed or reused.
+The steps are those of a recipe (`stages/table.py`), called directly; nothing is resumed or reused.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import pytest
 import foveola.runtime
 import foveola.toolkit.parity
 from foveola.devices.profile import load_profile, profile_ids
-from foveola.toolkit.cli_commands import foveola as main
+from foveola.toolkit.commands.table import foveola as main
 from foveola.toolkit.recipe import read_recipe, shipped_recipes
-from foveola.toolkit.stages import STAGES
+from foveola.toolkit.stages.table import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = "\n".join(

@@ -25,7 +25,7 @@ from foveola.toolkit.parity.threshold import lock_threshold
 from foveola.toolkit.pipeline import run
 from foveola.toolkit.recipe import parse_recipe
 from foveola.toolkit.ship import CORE, describe_reference
-from foveola.toolkit.stages import STAGES
+from foveola.toolkit.stages.table import STAGES
 from foveola.toolkit.temperature import read_temperatures
 
 INPUT = "{height: 64, width: 64, channels: 1, window: percentile}"

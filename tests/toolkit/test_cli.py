@@ -24,7 +24,7 @@ import pytest
 from foveola.runtime.__main__ import VERBS
 from foveola.runtime.errors import FoveolaError, MissingPartError, NotVouchedError, UsageError
 from foveola.toolkit import cli
-from foveola.toolkit.cli_commands import foveola
+from foveola.toolkit.commands.table import foveola
 from foveola.toolkit.parity.evidence import EVIDENCE, Evidence, Verdict, encode_evidence
 from foveola.toolkit.stage import DataStage, Stage
 from foveola.toolkit.work import Work, write_atomic
@@ -119,7 +119,7 @@ def evidence(verdict: Verdict) -> Evidence:
 
 
 def tiny_table() -> ModuleType:
-    module = ModuleType("foveola.toolkit.stages")
+    module = ModuleType("foveola.toolkit.stages.table")
     module.STAGES = STAGES  # type: ignore[attr-defined]
     return module
 
@@ -127,7 +127,7 @@ def tiny_table() -> ModuleType:
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recipe file beside which the command runs, with the tiny stages in place of the real ones."""
-    monkeypatch.setitem(sys.modules, "foveola.toolkit.stages", tiny_table())
+    monkeypatch.setitem(sys.modules, "foveola.toolkit.stages.table", tiny_table())
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "tiny.yaml"
     file.write_text(RECIPE)
@@ -248,7 +248,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else(recipe: Path, capfd: pyte
 
 def test_what_c_code_keeps_in_its_buffer_does_not_reach_the_json(tmp_path: Path) -> None:
     code = (
-        "import ctypes; from foveola.toolkit.cli_parts import stdout_for_results, say_json\n"
+        "import ctypes; from foveola.toolkit.commands.parts import stdout_for_results, say_json\n"
         "with stdout_for_results(): ctypes.CDLL(None).printf(b'late noise\\n')\n"
         "say_json({'a': 1})"
     )
@@ -348,7 +348,7 @@ def test_every_refusal_has_its_exit_code_and_one_line(
 
 
 def test_a_missing_module_of_ours_is_a_mistake_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "foveola.toolkit.stages", None)
+    monkeypatch.setitem(sys.modules, "foveola.toolkit.stages.table", None)
 
     with pytest.raises(ModuleNotFoundError):
         cli.main(["schema"])
@@ -562,5 +562,5 @@ def test_bench_takes_its_pauses_with_and_without_a_number(monkeypatch: pytest.Mo
 
 
 if __name__ == "__main__":
-    sys.modules["foveola.toolkit.stages"] = tiny_table()
+    sys.modules["foveola.toolkit.stages.table"] = tiny_table()
     sys.exit(cli.main())

@@ -13,7 +13,7 @@ from small import make_squares
 from foveola.toolkit import cli
 from foveola.toolkit.plan import make_plan
 from foveola.toolkit.recipe import read_recipe
-from foveola.toolkit.stages import STAGES
+from foveola.toolkit.stages.table import STAGES
 
 RECIPE = """
 name: joined

@@ -15,7 +15,7 @@ from foveola.runtime.errors import UsageError
 from foveola.toolkit.recipe import Recipe, find_recipe, parse_recipe, read_recipe, shipped_recipes
 from foveola.toolkit.recipe_schema import recipe_schema
 from foveola.toolkit.stage import DataStage, Stage
-from foveola.toolkit.stages import STAGES as SHIPPED_STAGES
+from foveola.toolkit.stages.table import STAGES as SHIPPED_STAGES
 from foveola.toolkit.yaml12 import FaultsError, parse_yaml
 
 DEVICES = ("generic-x86", "intel-n100")

@@ -61,7 +61,7 @@ def find_step(named: str, runs: Path, changes: Sequence[str] = ()) -> tuple[Path
 
 def _step_of_recipe(named: str, runs: Path, changes: Sequence[str]) -> Path:
     from ..recipe import find_recipe, read_recipe
-    from ..stages import STAGES
+    from ..stages.table import STAGES
 
     recipe, _, name = named.rpartition(":")
     planned = make_plan(read_recipe(find_recipe(recipe), STAGES, changes), runs)

@@ -97,7 +97,7 @@ def find_origin(named: str, changes: Sequence[str] = ()) -> Origin:
             raise UsageError("--set", "a bundle has no fields to change", "give a recipe, or leave it out")
         return _from_bundle(path)
     from ..recipe import find_recipe, read_recipe
-    from ..stages import STAGES
+    from ..stages.table import STAGES
 
     return _from_recipe(read_recipe(find_recipe(named), STAGES, changes))
 
@@ -136,8 +136,8 @@ def _from_bundle(path: Path) -> Origin:
 
 
 def _from_recipe(recipe: Recipe) -> Origin:
-    from ..stages_artefact import Parity
-    from ..stages_data import Manifest
+    from ..stages.artefact import Parity
+    from ..stages.data import Manifest
 
     proofs = [step.stage for step in recipe.steps if isinstance(step.stage, Parity)]
     stage = recipe.data.stage
@@ -156,8 +156,8 @@ def _reader_of(recipe: Recipe) -> Callable[[], Dataset] | None:
     """Give what reads the recipe's data where they lie; phantoms are not drawn yet."""
     from ..data.dataset import read_dataset
     from ..data.join import read_joined
-    from ..stages_data import FileStage, Manifest
-    from ..stages_join import Join
+    from ..stages.data import FileStage, Manifest
+    from ..stages.join import Join
 
     stage = recipe.data.stage
     if not isinstance(stage, FileStage) or not Path(stage.root).is_dir():

@@ -11,7 +11,7 @@ from ..plan import make_plan
 from ..progress import Progress
 from ..proof.finished_step import find_step
 from ..recipe import DATA, find_recipe, read_recipe
-from ..stages import STAGES
+from ..stages.table import STAGES
 from ..work import Work
 
 

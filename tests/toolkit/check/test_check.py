@@ -43,7 +43,7 @@ from foveola.toolkit.check.inputs import read_inputs
 from foveola.toolkit.check.run import Check, check_bundle
 from foveola.toolkit.check.student import Student, find_student
 from foveola.toolkit.check.words import check_lines
-from foveola.toolkit.cli_commands import foveola as main
+from foveola.toolkit.commands.table import foveola as main
 from foveola.toolkit.data.hashing import file_sha256
 from foveola.toolkit.models.network import Architecture, Network, save_network
 

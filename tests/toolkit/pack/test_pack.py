@@ -42,7 +42,7 @@ from foveola.runtime.manifest import (
     encode_manifest,
 )
 from foveola.runtime.task import Task
-from foveola.toolkit.cli_commands import foveola as main
+from foveola.toolkit.commands.table import foveola as main
 from foveola.toolkit.pack.write import SUMS, Pack, write_pack
 from foveola.toolkit.parity.cases import Answers, Cases, References
 from foveola.toolkit.parity.evidence import Drift, Evidence, Transfer, encode_evidence
@@ -52,7 +52,7 @@ from foveola.toolkit.parity.prove import Beside, prove
 from foveola.toolkit.proof.changes import UNKNOWN, StudentFacts, TeacherFacts, changes_of, student_of
 from foveola.toolkit.proof.flips_csv import flips_csv
 from foveola.toolkit.protocol.file import Lock
-from foveola.toolkit.stages_pack import MakePack
+from foveola.toolkit.stages.pack import MakePack
 
 SHA = "5a" * 32
 FINDING = Task(name="finding", kind="binary", classes=("no", "=yes"))  # a name that a spreadsheet would compute

@@ -27,7 +27,7 @@ from foveola.runtime.manifest import (
 )
 from foveola.runtime.task import Task
 from foveola.toolkit import cli, pipeline
-from foveola.toolkit.cli_run import load_recipe
+from foveola.toolkit.commands.run import load_recipe
 from foveola.toolkit.data.cells import plain_task
 from foveola.toolkit.data.dataset import Columns, read_dataset
 from foveola.toolkit.parity.protocol import Rule
@@ -38,7 +38,7 @@ from foveola.toolkit.protocol.file import lock_path, lock_protocol, read_locked,
 from foveola.toolkit.protocol.new import Origin, guess_attributes, new_protocol
 from foveola.toolkit.protocol.power import plan_files
 from foveola.toolkit.protocol.text import protocol_yaml
-from foveola.toolkit.stages_protocol import read_step
+from foveola.toolkit.stages.protocol import read_step
 
 VIEW = Task(name="view", kind="binary", classes=("PA", "AP|AP Supine"), margins={"auc": 0.03}, critical=("AP",))
 RECIPE = """\

@@ -25,7 +25,7 @@ from foveola.toolkit.review.figures import Line, axis_of, curve_figure, interval
 from foveola.toolkit.review.page import render_review
 from foveola.toolkit.review.record import Review
 from foveola.toolkit.review.teachers import PAGE, REVIEW, review_teachers, review_training
-from foveola.toolkit.stages import STAGES
+from foveola.toolkit.stages.table import STAGES
 from foveola.toolkit.teachers.external import External, build_external
 from foveola.toolkit.train import HISTORY, LOCKED, lock_teacher, new_network, write_json
 from foveola.toolkit.work import Work

@@ -26,8 +26,8 @@ from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.knobs import Shape
 from foveola.toolkit.models.network import Answered, Architecture, Network, load_network, save_network
 from foveola.toolkit.speed import name_teacher
-from foveola.toolkit.stages import STAGES
-from foveola.toolkit.stages_network import TEACHERS
+from foveola.toolkit.stages.network import TEACHERS
+from foveola.toolkit.stages.table import STAGES
 from foveola.toolkit.teachers.external import External, GivenTeacher
 from foveola.toolkit.teachers.gather import gather_team
 from foveola.toolkit.teachers.load import load_teacher, read_input, read_scale

@@ -17,7 +17,7 @@ from foveola.toolkit.plan import make_plan
 from foveola.toolkit.progress import SilentProgress
 from foveola.toolkit.recipe import Recipe, parse_recipe
 from foveola.toolkit.speed import read_speeds
-from foveola.toolkit.stages import STAGES
+from foveola.toolkit.stages.table import STAGES
 from foveola.toolkit.train import read_locked
 from foveola.toolkit.work import Work
 from foveola.toolkit.yaml12 import FaultsError

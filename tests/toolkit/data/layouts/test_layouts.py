@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from made import MAKERS, make_chexpert, make_kermany, make_nih
 
-from foveola.toolkit import cli, cli_import
+from foveola.toolkit import cli
+from foveola.toolkit.commands import importing
 from foveola.toolkit.data.layouts.read import LAYOUTS
 
 Rows = list[dict[str, str]]
@@ -47,7 +48,7 @@ def test_what_is_imported_is_clean_and_parts_patients(
 
 def test_every_layout_is_made_and_named_in_the_help() -> None:
     assert {name for name, _ in MAKERS.values()} == set(LAYOUTS)
-    assert all(f" {name}" in cli_import.HELP for name in LAYOUTS)
+    assert all(f" {name}" in importing.HELP for name in LAYOUTS)
 
 
 def test_the_command_ends_with_counts_notes_and_what_comes_next(

@@ -1,4 +1,4 @@
-"""The stage that makes one teacher of several; see `stages.py` for the table."""
+"""The stage that makes one teacher of several; see `table.py`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 from msgspec import field
 
-from ..runtime.errors import FoveolaError
-from .stage import Stage, digest_of
-from .stages_network import TEACHERS, Load, NetworkStage, begun_with
-from .work import Work
+from ...runtime.errors import FoveolaError
+from ..stage import Stage, digest_of
+from ..work import Work
+from .network import TEACHERS, Load, NetworkStage, begun_with
 
 MEMBERS = tuple(kind for kind in TEACHERS if kind != "team")
 
@@ -54,8 +54,8 @@ class Team(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def check_ahead(self, work: Work) -> None:
         """No task has two answers, and all members are fed alike; known before any of them is trained."""
-        from .recipe import Recipe
-        from .teachers.team import check_inputs, shared_out
+        from ..recipe import Recipe
+        from ..teachers.team import check_inputs, shared_out
 
         assert isinstance(work.recipe, Recipe)
         stages = {step.name: step.stage for step in work.recipe.steps}
@@ -73,7 +73,7 @@ class Team(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Load the members, check, save."""
-        from .teachers.gather import gather_team
+        from ..teachers.gather import gather_team
 
         gather_team(
             dict(zip(self.of, work.listed("of"), strict=True)),

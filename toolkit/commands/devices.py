@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..runtime.errors import FoveolaError
-from .cli_parts import Group, example, json_option, say_json
+from ...runtime.errors import FoveolaError
+from .parts import Group, example, json_option, say_json
 
 if TYPE_CHECKING:
-    from ..devices.doctor import Nearest
-    from ..devices.finding import Finding
-    from ..devices.machine import Machine
-    from ..devices.profile import Profile
+    from ...devices.doctor import Nearest
+    from ...devices.finding import Finding
+    from ...devices.machine import Machine
+    from ...devices.profile import Profile
 
 strict_option = click.option(
     "--strict", is_flag=True, help="Refuse facts that are only general knowledge and name each of them."
@@ -37,7 +37,7 @@ def devices(context: click.Context, strict: bool, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from ..devices.profile import load_profile, profile_ids
+    from ...devices.profile import load_profile, profile_ids
 
     profiles = [load_profile(name) for name in profile_ids()]
     shown = [one for one in profiles if not (strict and one.unverified())]
@@ -61,8 +61,8 @@ def show(device: str, strict: bool, as_json: bool) -> None:
     """
     import yaml
 
-    from ..devices.profile import load_profile
-    from .stage import as_json as plain
+    from ...devices.profile import load_profile
+    from ..stage import as_json as plain
 
     profile = plain(load_profile(device, strict=strict))
     if as_json:
@@ -79,8 +79,8 @@ def doctor(device: str | None, as_json: bool) -> None:
 
     Nothing is changed, nothing is sent, and neither host name nor serial number is read.
     """
-    from ..devices.doctor import examine, nearest, warnings_for, why_not_at_hand
-    from ..devices.profile import load_profile, profile_ids
+    from ...devices.doctor import examine, nearest, warnings_for, why_not_at_hand
+    from ...devices.profile import load_profile, profile_ids
 
     machine = examine()
     near = nearest(machine, [load_profile(name) for name in profile_ids()])

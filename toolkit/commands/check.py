@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .cli_bundle import FILE, bundle_argument
-from .cli_parts import example, json_option, say_json, stdout_for_results
+from .bundle import FILE, bundle_argument
+from .parts import example, json_option, say_json, stdout_for_results
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -41,8 +41,8 @@ def check(bundle: Path, engines: str | None, flips: int | None, built: Path | No
     far the outputs differ, which decisions flip, which step of making brought it, and the first layer at which two of
     them part. By default the bundle's own golden images.
     """
-    from .check.run import check_bundle
-    from .check.words import check_lines
+    from ..check.run import check_bundle
+    from ..check.words import check_lines
 
     names = [name.strip() for name in (engines or "").split(",") if name.strip()]
     with stdout_for_results():

@@ -1,9 +1,9 @@
-"""The stage that files a proof: the evidence pack of a signed bundle; see `stages.py` for the table."""
+"""The stage that files a proof: the evidence pack of a signed bundle; see `table.py`."""
 
 from __future__ import annotations
 
-from .stage import Stage
-from .work import Work
+from ..stage import Stage
+from ..work import Work
 
 
 class MakePack(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -24,7 +24,7 @@ class MakePack(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Write the pack's files."""
-        from .pack.write import PROTOCOL, pack_files, read_sources, write_files
+        from ..pack.write import PROTOCOL, pack_files, read_sources, write_files
 
         signed = work.inputs["bundle"] / f"{work.recipe.name}.foveola"
         sources = read_sources(

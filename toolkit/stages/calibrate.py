@@ -1,12 +1,12 @@
-"""The stage that fits temperatures again after quantisation; see `stages.py` for the table."""
+"""The stage that fits temperatures again after quantisation; see `table.py`."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from .stage import Stage
-from .stages_data import dataset_of
-from .work import Work
+from ..stage import Stage
+from ..work import Work
+from .data import dataset_of
 
 
 class Calibrate(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -28,14 +28,14 @@ class Calibrate(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def check_ahead(self, work: Work) -> None:
         """The tasks have probabilities, and enough images a target; training and proof use none of these images."""
-        from .temperature import choose_tasks, fitting_set
+        from ..temperature import choose_tasks, fitting_set
 
         dataset = dataset_of(work)
         fitting_set(dataset, self.split, choose_tasks(dataset.tasks, self.tasks))
 
     def run(self, work: Work) -> None:
         """Write the student's files again, and `temperature.json`."""
-        from .temperature import calibrate_student
+        from ..temperature import calibrate_student
 
         calibrate_student(
             work.inputs["of"],

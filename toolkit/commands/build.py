@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .cli_bundle import FILE, _verb, bundle_argument, key_option
-from .cli_parts import example, json_option
+from .bundle import FILE, _verb, bundle_argument, key_option
+from .parts import example, json_option
 
 
 @click.command(

@@ -1,4 +1,4 @@
-"""Stages of MTPret (Liao et al., IEEE TAI 2024): pretrain, learn continually, fine-tune; see `stages.py`."""
+"""Stages of MTPret (Liao et al., IEEE TAI 2024): pretrain, learn continually, fine-tune; see `table.py`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from ..runtime.manifest import InputSpec
-from .knobs import Above, Augment, Count, Optimizer, Plan, Shape, Share
-from .stages_data import dataset_of
-from .stages_network import LoopStage, NetworkStage, begun_with
-from .work import Work
+from ...runtime.manifest import InputSpec
+from ..knobs import Above, Augment, Count, Optimizer, Plan, Shape, Share
+from ..work import Work
+from .data import dataset_of
+from .network import LoopStage, NetworkStage, begun_with
 
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    from .data.dataset import Dataset
-    from .teachers.pretrain import Contrastive
-    from .teachers.visits import Rounds
+    from ..data.dataset import Dataset
+    from ..teachers.pretrain import Contrastive
+    from ..teachers.visits import Rounds
 
 Whole = Annotated[int, Meta(ge=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -88,8 +88,8 @@ class Pretrain(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def check_ahead(self, work: Work) -> None:
         """The images are there, the backbone is known, the queue fits the batch."""
-        from .models.network import check_backbone
-        from .teachers.pretrain import by_dataset, check_queue
+        from ..models.network import check_backbone
+        from ..teachers.pretrain import by_dataset, check_queue
 
         dataset = dataset_of(work)
         check_backbone(self.backbone, self.input.channels, (4, 8, 16, 32))
@@ -101,8 +101,8 @@ class Pretrain(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def settings(self) -> tuple[Contrastive, Plan]:
         """The learner and the loop: the preset with the knobs that are given."""
-        from .teachers.contrast import PRESETS
-        from .teachers.pretrain import Contrastive
+        from ..teachers.contrast import PRESETS
+        from ..teachers.pretrain import Contrastive
 
         preset = PRESETS[self.preset]
 
@@ -137,7 +137,7 @@ class Pretrain(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def run(self, work: Work) -> None:
         """Pretrain; resumes at the last epoch."""
-        from .teachers.pretrain import pretrain
+        from ..teachers.pretrain import pretrain
 
         how, plan = self.settings()
         if self.pool == "all":
@@ -239,14 +239,14 @@ class Continual(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def settings(self) -> Rounds:
         """The knobs of continual learning."""
-        from .teachers.visits import Rounds
+        from ..teachers.visits import Rounds
 
         return Rounds(**{field: getattr(self, field) for field in Rounds.__struct_fields__})
 
     def check_ahead(self, work: Work) -> None:
         """Every task has labelled images, the pull does not overshoot, the start is of the same architecture."""
-        from .models.network import check_backbone
-        from .teachers.continual import check_pull, labelled_places
+        from ..models.network import check_backbone
+        from ..teachers.continual import check_pull, labelled_places
 
         dataset = chosen_tasks(dataset_of(work), self.tasks)
         labelled_places(dataset)
@@ -257,7 +257,7 @@ class Continual(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def run(self, work: Work) -> None:
         """Learn; resumes at the last visit."""
-        from .teachers.continual import learn_continually
+        from ..teachers.continual import learn_continually
 
         backbone, spec = begun_with(work, self.of, self.backbone, self.input)
         shape = Shape(backbone=backbone, input=spec, width=self.width, output_stride=self.output_stride)
@@ -307,8 +307,8 @@ class Finetune(LoopStage, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     def check_ahead(self, work: Work) -> None:
         """There are labelled cases, and the start is of the same architecture."""
-        from .models.network import check_backbone
-        from .train import check_splits
+        from ..models.network import check_backbone
+        from ..train import check_splits
 
         check_splits(chosen_tasks(dataset_of(work), self.tasks))
         backbone, spec = begun_with(work, self.of, self.backbone, self.input)
@@ -316,7 +316,7 @@ class Finetune(LoopStage, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     def run(self, work: Work) -> None:
         """Train; resumes at the last epoch."""
-        from .train import train_teacher
+        from ..train import train_teacher
 
         backbone, spec = begun_with(work, self.of, self.backbone, self.input)
         shape = Shape(backbone=backbone, input=spec, width=self.width, output_stride=self.output_stride)

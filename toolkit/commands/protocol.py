@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_parts import Group, example, json_option, say_json, set_option
+from .parts import Group, example, json_option, say_json, set_option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -49,7 +49,7 @@ def new(origin: str, data: Path | None, out: Path, changes: tuple[str, ...], as_
     that describe the cases become subgroups: those of the recipe, or without one those with few values. Without --data
     a recipe's own data are taken, if they are there.
     """
-    from .protocol.origin import write_new
+    from ..protocol.origin import write_new
 
     written = write_new(origin, data, out, changes)
     for note in written.notes:
@@ -75,8 +75,8 @@ def lock(file: Path, origin: str | None, data: Path | None, as_json: bool) -> No
     Note the digest elsewhere too: a proof with --expect DIGEST takes no other. With BUNDLE or RECIPE the tasks must be
     those. A protocol that is locked already and has not changed stays as it is; one that changed is refused.
     """
-    from .protocol.file import lock_path, lock_protocol
-    from .protocol.origin import check_ahead
+    from ..protocol.file import lock_path, lock_protocol
+    from ..protocol.origin import check_ahead
 
     notes = check_ahead(file, origin, data)
     locked = lock_protocol(file)
@@ -96,14 +96,14 @@ def show(file: Path, as_json: bool) -> None:
 
     The first line says whether it is locked, and whether it changed since.
     """
-    from .protocol.file import look_at
+    from ..protocol.file import look_at
 
     seen = look_at(file)
     if as_json:
         digest = seen.protocol.digest
         say_json({"state": seen.state, "digest": digest, "changes": seen.changes, "protocol": seen.protocol})
         return
-    from .protocol.table import protocol_table
+    from ..protocol.table import protocol_table
 
     _print(protocol_table(seen.protocol, seen.state))
     for change in seen.changes:
@@ -151,7 +151,7 @@ def power(
     assumed correlation of the two models' scores among cases with the same truth; a second table shows the needed
     cases for others.
     """
-    from .protocol.power import plan_files
+    from ..protocol.power import plan_files
 
     planned = plan_files(
         file, data, answers, origin=origin, correlation=correlation, discordance=discordance, split=split
@@ -167,7 +167,7 @@ def power(
             }
         )
         return
-    from .protocol.table import correlation_table, power_table
+    from ..protocol.table import correlation_table, power_table
 
     if planned.left_out:
         click.echo(f"{planned.left_out} cases have no stored answer and are left out", err=True)

@@ -1,4 +1,4 @@
-"""Stage that reports on teachers and their trainings; see `stages.py` for the table."""
+"""Stage that reports on teachers and their trainings; see `table.py`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from ..runtime.errors import FoveolaError
-from .stage import Stage, digest_of
-from .stages_data import dataset_of
-from .stages_network import TEACHERS
-from .work import Work
+from ...runtime.errors import FoveolaError
+from ..stage import Stage, digest_of
+from ..work import Work
+from .data import dataset_of
+from .network import TEACHERS
 
 
 class Review(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,7 +40,7 @@ class Review(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def check_ahead(self, work: Work) -> None:
         """There is something to report on, and cases with a reference."""
-        from .review.teachers import cases_to_review
+        from ..review.teachers import cases_to_review
 
         if not self.teachers and not self.trainings:
             raise FoveolaError("teachers", "no step is named", "name steps under teachers, trainings or both")
@@ -52,7 +52,7 @@ class Review(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Write `review.json` and `review.html`."""
-        from .review.teachers import review_teachers
+        from ..review.teachers import review_teachers
 
         review_teachers(
             dict(zip(self.teachers, work.listed("teachers"), strict=True)),

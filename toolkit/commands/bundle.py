@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .cli_parts import example, json_option, say_json, stdout_for_results
+from .parts import example, json_option, say_json, stdout_for_results
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,7 +22,7 @@ FILE = click.Path(path_type=Path)
 
 def _verb(name: str, **arguments: object) -> int:
     """Run a verb of the runtime; its answer is an exit code, a JSON object and the same in lines."""
-    from ..runtime.__main__ import VERBS
+    from ...runtime.__main__ import VERBS
 
     with stdout_for_results():
         code, result, lines = VERBS[name](argparse.Namespace(**arguments))
@@ -157,7 +157,7 @@ def keygen(name: Path, as_json: bool) -> None:
     NAME.pem is private and stays here; NAME.pub goes onto the devices. ECDSA on P-256. Files that are there already are
     never overwritten.
     """
-    from ..export.signing import make_keys
+    from ...export.signing import make_keys
 
     private, public = make_keys(name)
     if as_json:
@@ -181,7 +181,7 @@ def sign(bundle: Path, key: Path, out: Path | None, as_json: bool) -> None:
 
     Devices that hold the public key then open it. An older signature is replaced.
     """
-    from ..export.signing import sign_bundle
+    from ...export.signing import sign_bundle
 
     signed = sign_bundle(bundle, key, out)
     if as_json:

@@ -1,4 +1,4 @@
-"""The stage that makes a recipe's data of several data sets; see `stages.py` for the table."""
+"""The stage that makes a recipe's data of several data sets; see `table.py`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from ..runtime.task import Task
-from .data.samples import Source, SourceName
-from .stage import digest_of, digest_path
-from .stages_data import FileStage
-from .work import Work
+from ...runtime.task import Task
+from ..data.samples import Source, SourceName
+from ..stage import digest_of, digest_path
+from ..work import Work
+from .data import FileStage
 
 if TYPE_CHECKING:
-    from .data.check import Survey
-    from .data.dataset import Dataset
+    from ..data.check import Survey
+    from ..data.dataset import Dataset
 
 
 class Join(FileStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -38,13 +38,13 @@ class Join(FileStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def survey(self, tasks: tuple[Task, ...], seed: int, progress: Callable[[int, int], None]) -> Survey:
         """Of all sources."""
-        from .data.join import survey_joined
+        from ..data.join import survey_joined
 
         return survey_joined(Path(self.root), self.sources, tasks, seed=seed, progress=progress)
 
     def dataset(self, work: Work) -> Dataset:
         """The data sets as they lie there, put together."""
-        from .data.join import read_joined
+        from ..data.join import read_joined
 
         dataset, faults = read_joined(Path(self.root), self.sources, work.tasks, seed=work.seed)
         faults.refuse(self.root)

@@ -6,17 +6,17 @@ stage runs, so that reading, planning and explaining a recipe is quick.
 
 from __future__ import annotations
 
-from .stage import Stage
-from .stages_artefact import Bench, Export, Parity, Quantize, Sign
-from .stages_calibrate import Calibrate
-from .stages_data import Manifest, Phantom
-from .stages_join import Join
-from .stages_network import Distill, Load, Train
-from .stages_pack import MakePack
-from .stages_protocol import FixProtocol
-from .stages_review import Review
-from .stages_teachers import Continual, Finetune, Pretrain
-from .stages_team import Team
+from ..stage import Stage
+from .artefact import Bench, Export, Parity, Quantize, Sign
+from .calibrate import Calibrate
+from .data import Manifest, Phantom
+from .join import Join
+from .network import Distill, Load, Train
+from .pack import MakePack
+from .protocol import FixProtocol
+from .review import Review
+from .teachers import Continual, Finetune, Pretrain
+from .team import Team
 
 STAGES: dict[str, type[Stage]] = {
     "phantom": Phantom,

@@ -22,8 +22,8 @@ from foveola.runtime.manifest import TensorRtOptions
 from foveola.runtime.selftest import self_test
 from foveola.runtime.tensorrt.plan import decode_plan
 from foveola.toolkit import pipeline
-from foveola.toolkit.cli_commands import foveola as main
-from foveola.toolkit.cli_run import load_recipe
+from foveola.toolkit.commands.run import load_recipe
+from foveola.toolkit.commands.table import foveola as main
 
 INPUT = "{height: 64, width: 64, channels: 1, window: percentile}"
 RECIPE = f"""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from .cli_bundle import bundle_argument, key_option
-from .cli_parts import example, json_option, say_json
+from .bundle import bundle_argument, key_option
+from .parts import example, json_option, say_json
 
 PATH = click.Path(path_type=Path)
 
@@ -42,7 +42,7 @@ def evidence(
     device, model card and change control, beside the proof itself. It supports a submission; it is none. A proof of
     another bundle is refused. The exit code says that the pack was written, not how the proof ended.
     """
-    from .pack.write import INDEX, SUMS, write_pack
+    from ..pack.write import INDEX, SUMS, write_pack
 
     pack = write_pack(bundle, proof, out, protocol=protocol, key=key, unsigned=allow_unsigned)
     if as_json:

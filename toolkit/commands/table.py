@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import click
 
-from .. import __version__
-from .cli_build import build_engine
-from .cli_bundle import bench, inspect, keygen, predict, selftest, sign, verify
-from .cli_check import check
-from .cli_data import data
-from .cli_devices import devices
-from .cli_evidence import evidence
-from .cli_export import export
-from .cli_parity import answers, parity
-from .cli_parts import Group, example
-from .cli_protocol import protocol
-from .cli_run import plan, recipes, run, schema
+from ... import __version__
+from .build import build_engine
+from .bundle import bench, inspect, keygen, predict, selftest, sign, verify
+from .check import check
+from .data import data
+from .devices import devices
+from .evidence import evidence
+from .export import export
+from .parity import answers, parity
+from .parts import Group, example
+from .protocol import protocol
+from .run import plan, recipes, run, schema
 
 
 @click.group(

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..runtime.errors import ExitCode, FoveolaError, UsageError
-from .cli_import import import_data
-from .cli_parts import Group, example, json_option, say_json, set_option
+from ...runtime.errors import ExitCode, FoveolaError, UsageError
+from .importing import import_data
+from .parts import Group, example, json_option, say_json, set_option
 
 if TYPE_CHECKING:
-    from .data.check import Survey
+    from ..data.check import Survey
 
 
 @click.group(cls=Group, epilog=example("foveola data phantom demo-data", "foveola data check /data/xray"))
@@ -44,8 +44,8 @@ def phantom(folder: Path, anatomy: str, patients: int, size: int, seed: int, as_
 
     FOLDER is made if need be and must be empty.
     """
-    from .data.phantom import empty_folder
-    from .progress import make_progress
+    from ..data.phantom import empty_folder
+    from ..progress import make_progress
 
     empty_folder(folder)
     progress = make_progress()
@@ -56,11 +56,11 @@ def phantom(folder: Path, anatomy: str, patients: int, size: int, seed: int, as_
 
     try:
         if anatomy == "chest":
-            from .data.phantom_chest import make_chest
+            from ..data.phantom_chest import make_chest
 
             images = make_chest(folder, patients=patients, seed=seed, size=size, progress=drawn)
         else:
-            from .data.phantom_fundus import make_fundus
+            from ..data.phantom_fundus import make_fundus
 
             images = make_fundus(folder, patients=patients, seed=seed, size=size, progress=drawn)
         progress.end("done")
@@ -89,7 +89,7 @@ def check(folder: Path | None, recipe: str | None, changes: tuple[str, ...], as_
     image, cells that cannot be read, and how many images say what. FOLDER holds manifest.csv, or is the CSV itself;
     without --recipe only files, splits, masks and boxes are looked at. Exit code 1 when there is an error.
     """
-    from .progress import make_progress
+    from ..progress import make_progress
 
     place, survey_it = _what_to_check(folder, recipe, changes)
     progress = make_progress()
@@ -111,15 +111,15 @@ def _what_to_check(
     folder: Path | None, recipe: str | None, changes: tuple[str, ...]
 ) -> tuple[str, Callable[[Callable[[int, int], None]], Survey]]:
     """Where the data are, and the check of a folder alone or of what a recipe reads."""
-    from .data.check import survey_dataset
+    from ..data.check import survey_dataset
 
     if recipe is None:
         if folder is None or changes:
             raise click.UsageError("--set needs --recipe" if folder else "give FOLDER, --recipe RECIPE or both")
         root, manifest = (folder.parent, folder.name) if folder.suffix == ".csv" else (folder, "manifest.csv")
         return str(root), lambda progress: survey_dataset(root, manifest=manifest, progress=progress)
-    from .cli_run import load_recipe
-    from .stages_data import FileStage
+    from ..stages.data import FileStage
+    from .run import load_recipe
 
     more = [f"data.root={folder.absolute()}"] if folder else []
     read = load_recipe(recipe, (*changes, *more))

@@ -1,4 +1,4 @@
-"""Stages that make a recipe's data: phantoms, or a folder with a manifest; see `stages.py` for the table."""
+"""Stages that make a recipe's data: phantoms, or a folder with a manifest; see `table.py`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, field
 
-from ..runtime.task import Task
-from .data.phantom import SHARES
-from .data.samples import Columns
-from .knobs import Count, Share
-from .stage import DataStage
-from .work import Work
+from ...runtime.task import Task
+from ..data.phantom import SHARES
+from ..data.samples import Columns
+from ..knobs import Count, Share
+from ..stage import DataStage
+from ..work import Work
 
 if TYPE_CHECKING:
-    from .data.check import Survey
-    from .data.dataset import Dataset
+    from ..data.check import Survey
+    from ..data.dataset import Dataset
 
 
 class Phantom(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -37,8 +37,8 @@ class Phantom(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Draw all pictures."""
-        from .data.phantom_chest import make_chest
-        from .data.phantom_fundus import make_fundus
+        from ..data.phantom_chest import make_chest
+        from ..data.phantom_fundus import make_fundus
 
         make = make_chest if self.anatomy == "chest" else make_fundus
         make(
@@ -52,7 +52,7 @@ class Phantom(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def dataset(self, work: Work) -> Dataset:
         """The finished phantoms."""
-        from .data.dataset import Columns, read_dataset
+        from ..data.dataset import Columns, read_dataset
 
         attributes = ("sex", "view", "site") if self.anatomy == "chest" else ("camera", "eye")
         return read_dataset(work.data, work.tasks, columns=Columns(attributes=attributes))
@@ -76,8 +76,8 @@ class FileStage(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def run(self, work: Work) -> None:
         """Check everything; refuse it with its faults, and leave `survey.json`."""
-        from .data.faults import Faults
-        from .train import write_json
+        from ..data.faults import Faults
+        from ..train import write_json
 
         survey = self.survey(work.tasks, work.seed, work.progress)
         for fault in survey.warnings:
@@ -105,7 +105,7 @@ class Manifest(FileStage, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     def survey(self, tasks: tuple[Task, ...], seed: int, progress: Callable[[int, int], None]) -> Survey:
         """Of the one manifest."""
-        from .data.check import survey_dataset
+        from ..data.check import survey_dataset
 
         return survey_dataset(
             Path(self.root),
@@ -119,7 +119,7 @@ class Manifest(FileStage, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     def dataset(self, work: Work) -> Dataset:
         """The data set as it lies there."""
-        from .data.dataset import read_dataset
+        from ..data.dataset import read_dataset
 
         return read_dataset(
             Path(self.root),
@@ -133,7 +133,7 @@ class Manifest(FileStage, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 def dataset_of(work: Work) -> Dataset:
     """The data set of the recipe."""
-    from .recipe import Recipe
+    from ..recipe import Recipe
 
     assert isinstance(work.recipe, Recipe)
     stage = work.recipe.data.stage

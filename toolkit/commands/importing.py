@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_parts import example, json_option, say_json
+from .parts import example, json_option, say_json
 
 if TYPE_CHECKING:
-    from .data.layouts.importing import Imported
+    from ..data.layouts.importing import Imported
 
 HELP = """Read a published data set as it was unpacked, and write its manifest.
 
@@ -64,9 +64,9 @@ def import_data(
     as_json: bool,
 ) -> None:
     """Read a published data set, and write its manifest."""
-    from .data.layouts.importing import import_layout
-    from .data.layouts.read import source_of
-    from .progress import make_progress
+    from ..data.layouts.importing import import_layout
+    from ..data.layouts.read import source_of
+    from ..progress import make_progress
 
     title = source_of(layout).title
     options = {name: value for name, value in (("uncertain", uncertain), ("boxes", boxes)) if value is not None}

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .data.faults import did_you_mean
+from ..data.faults import did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..runtime.errors import FoveolaError, UsageError
-from .cli_parts import example, json_option, runs_option, say_json, set_option, stdout_for_results
+from ...runtime.errors import FoveolaError, UsageError
+from .parts import example, json_option, runs_option, say_json, set_option, stdout_for_results
 
 if TYPE_CHECKING:
-    from .progress import Progress
-    from .stages_artefact import Export
-    from .work import Work
+    from ..progress import Progress
+    from ..stages.artefact import Export
+    from ..work import Work
 
 
 @click.command(
@@ -93,11 +93,11 @@ def export(
     """
     import msgspec
 
-    from ..devices.profile import load_profile
-    from .progress import make_progress
-    from .stages_artefact import Export
-    from .variants.adhoc import adhoc_work
-    from .variants.table import VARIANTS, read_variants, variant_lines, variant_table
+    from ...devices.profile import load_profile
+    from ..progress import make_progress
+    from ..stages.artefact import Export
+    from ..variants.adhoc import adhoc_work
+    from ..variants.table import VARIANTS, read_variants, variant_lines, variant_table
 
     wanted = {
         "engines": engines,
@@ -129,7 +129,7 @@ def export(
 
 
 def _run(stage: Export, work: Work, voice: Progress) -> Path:
-    from .ship import CORE
+    from ..ship import CORE
 
     for path in (work.folder, work.cache):
         try:

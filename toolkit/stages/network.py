@@ -1,4 +1,4 @@
-"""Stages that make networks: teachers, trained or taken over, and students; see `stages.py` for the table."""
+"""Stages that make networks: teachers, trained or taken over, and students; see `table.py`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from ..runtime.errors import FoveolaError
-from ..runtime.manifest import InputSpec
-from .knobs import Above, Augment, Count, Plan, Shape, Share
-from .stage import Stage
-from .stages_data import dataset_of
-from .work import Work
-from .workers import leads
+from ...runtime.errors import FoveolaError
+from ...runtime.manifest import InputSpec
+from ..knobs import Above, Augment, Count, Plan, Shape, Share
+from ..stage import Stage
+from ..work import Work
+from ..workers import leads
+from .data import dataset_of
 
 TEACHERS = ("train", "load", "finetune", "continual", "team")  # stages that leave a teacher
 
@@ -87,8 +87,8 @@ class FitStage(LoopStage, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     def check_ahead(self, work: Work) -> None:
         """There are cases to train and validate on, and the backbone is known."""
-        from .models.network import check_backbone
-        from .train import check_splits
+        from ..models.network import check_backbone
+        from ..train import check_splits
 
         check_splits(dataset_of(work))
         check_backbone(self.backbone, self.input.channels)
@@ -107,7 +107,7 @@ class Train(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Train; resumes at the last epoch."""
-        from .train import train_teacher
+        from ..train import train_teacher
 
         shape = Shape(backbone=self.backbone, input=self.input, width=self.width, output_stride=self.output_stride)
         train_teacher(
@@ -147,7 +147,7 @@ class Load(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Load, lock thresholds on the validation split, save."""
-        from .teachers.take import take_teacher
+        from ..teachers.take import take_teacher
 
         take_teacher(
             dataset_of(work),
@@ -189,9 +189,9 @@ class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Ask the teacher once, then train; resumes at the last epoch."""
-        from .compress.lessons import cached_answers, write_taught
-        from .teachers.load import read_input, read_scale
-        from .train import distil_student
+        from ..compress.lessons import cached_answers, write_taught
+        from ..teachers.load import read_input, read_scale
+        from ..train import distil_student
 
         dataset = dataset_of(work)
         answers = cached_answers(
@@ -231,7 +231,7 @@ def begun_with(work: Work, of: str, backbone: str, spec: InputSpec | None) -> tu
     Raises:
         FoveolaError: neither says it, or both do and differ in the backbone.
     """
-    from .recipe import Recipe
+    from ..recipe import Recipe
 
     assert isinstance(work.recipe, Recipe)
     steps = {step.name: step.stage for step in work.recipe.steps}

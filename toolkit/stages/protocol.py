@@ -1,4 +1,4 @@
-"""The stage that fixes a recipe's protocol before any student exists; see `stages.py` for the table."""
+"""The stage that fixes a recipe's protocol before any student exists; see `table.py`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ..runtime.errors import FoveolaError
-from .parity.protocol import Protocol
-from .stage import Stage
-from .stages_data import dataset_of
-from .work import Work, write_atomic
+from ...runtime.errors import FoveolaError
+from ..parity.protocol import Protocol
+from ..stage import Stage
+from ..work import Work, write_atomic
+from .data import dataset_of
 
 PROTOCOL_STEP = "protocol.json"  # what the step leaves
 Proportion = Annotated[float, Meta(gt=0, lt=1)]
@@ -51,7 +51,7 @@ class FixProtocol(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         write_atomic(work.folder / PROTOCOL_STEP, written)
 
     def _protocol(self, work: Work) -> Protocol:
-        from .protocol.new import Origin, check_data, choose_subgroups, new_protocol
+        from ..protocol.new import Origin, check_data, choose_subgroups, new_protocol
 
         dataset = dataset_of(work)
         if self.file:
@@ -81,9 +81,9 @@ def read_step(folder: Path) -> Protocol:
 
 def _from_file(path: Path, work: Work) -> Protocol:
     """Read a protocol's YAML; one that is locked must not have changed since."""
-    from .data.cells import plain_task
-    from .protocol.check import check_fit
-    from .protocol.file import lock_path, read_locked, read_protocol
+    from ..data.cells import plain_task
+    from ..protocol.check import check_fit
+    from ..protocol.file import lock_path, read_locked, read_protocol
 
     tasks = tuple(plain_task(task) for task in work.tasks)
     if lock_path(path).exists():

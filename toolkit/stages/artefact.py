@@ -1,4 +1,4 @@
-"""Stages that make artefacts of a student: int8 graph, bundle, proof, signature, figures; see `stages.py`."""
+"""Stages that make artefacts of a student: int8 graph, bundle, proof, signature, figures; see `table.py`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from ..runtime.manifest import Arithmetic, EngineName, InputType
-from .knobs import Count
-from .stage import Stage
-from .stages_data import dataset_of
-from .stages_network import TEACHERS
-from .work import Work
+from ...runtime.manifest import Arithmetic, EngineName, InputType
+from ..knobs import Count
+from ..stage import Stage
+from ..work import Work
+from .data import dataset_of
+from .network import TEACHERS
 
 MIN_CALIBRATION_IMAGES = 128
 NETWORKS = ("train", "finetune", "continual")  # stages whose teacher is one network of ours, which can be a graph
@@ -47,13 +47,13 @@ class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def check_ahead(self, work: Work) -> None:
         """Enough calibration images, none of them used elsewhere."""
-        from .data.dataset import calibration_set
+        from ..data.dataset import calibration_set
 
         calibration_set(dataset_of(work), self.split, self.images, self.min_images)
 
     def run(self, work: Work) -> None:
         """Export to ONNX, calibrate, write the int8 graph and what the saturation lint says of it."""
-        from .compress.quantise import quantise_student
+        from ..compress.quantise import quantise_student
 
         quantise_student(
             work.inputs["of"],
@@ -110,14 +110,14 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def check_ahead(self, work: Work) -> None:
         """The device has the engines and the precisions."""
-        from .variants.candidates import candidates
+        from ..variants.candidates import candidates
 
         candidates(work.device, self.engines, precisions=self.precisions, quantised=True, nncf=self.nncf != "off")
 
     def run(self, work: Work) -> None:
         """Write `core.foveola`, not yet proved and not signed, and `variants.json`."""
-        from .ship import make_core
-        from .variants.table import VARIANTS, read_variants, variant_lines
+        from ..ship import make_core
+        from ..variants.table import VARIANTS, read_variants, variant_lines
 
         make_core(
             work.inputs["of"],
@@ -168,17 +168,17 @@ class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def check_ahead(self, work: Work) -> None:
         """There are images to prove something on, and nothing else uses them."""
-        from .data.dataset import proof_set
+        from ..data.dataset import proof_set
 
         proof_set(dataset_of(work), self.split)
 
     def run(self, work: Work) -> None:
         """Write `evidence.json`, `flips.csv` and `report.html`."""
-        from .proof.recipe import prove_bundle
-        from .ship import CORE
-        from .stages_protocol import read_step
-        from .teachers.load import load_teacher
-        from .train import read_locked
+        from ..proof.recipe import prove_bundle
+        from ..ship import CORE
+        from ..teachers.load import load_teacher
+        from ..train import read_locked
+        from .protocol import read_step
 
         prove_bundle(
             work.inputs["bundle"] / CORE,
@@ -218,7 +218,7 @@ class Sign(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Write `<recipe>.foveola` and `<recipe>.pub`, and the account of the forms once more."""
-        from .ship import sign_core
+        from ..ship import sign_core
 
         sign_core(
             work.inputs["bundle"],
@@ -251,7 +251,7 @@ class Bench(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Write `speeds.json` and `report.html`."""
-        from .speed import measure_bundle
+        from ..speed import measure_bundle
 
         measure_bundle(
             work.inputs["bundle"],

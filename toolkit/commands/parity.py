@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..runtime.errors import UsageError
-from .cli_bundle import bundle_argument, key_option
-from .cli_parts import example, json_option, runs_option, say_json, stdout_for_results
+from ...runtime.errors import UsageError
+from .bundle import bundle_argument, key_option
+from .parts import example, json_option, runs_option, say_json, stdout_for_results
 
 if TYPE_CHECKING:
-    from ..runtime.task import Task
-    from .data.samples import Columns
-    from .proof.cases import FieldCases
-    from .proof.field import Asker, Done
-    from .proof.kept_answers import StoredAnswers
+    from ...runtime.task import Task
+    from ..data.samples import Columns
+    from ..proof.cases import FieldCases
+    from ..proof.field import Asker, Done
+    from ..proof.kept_answers import StoredAnswers
 
 F = TypeVar("F", bound=Callable[..., Any])
 Advance = Callable[[float, float, str], None]
@@ -72,9 +72,9 @@ def answers(
     TEACHER is the folder of a finished step, or RECIPE:STEP. The file knows images by the SHA-256 of their files; no
     name, patient or pixel of an image is inside, but masks and scores are. Needs the toolkit.
     """
-    from .proof.cases import manifest_of, read_cases
-    from .proof.finished_step import ask_step
-    from .proof.stored_answers import write_answers
+    from ..proof.cases import manifest_of, read_cases
+    from ..proof.finished_step import ask_step
+    from ..proof.stored_answers import write_answers
 
     tasks, named = _columns(origin, columns)
     with stdout_for_results(), _voice("answers", str(teacher)) as progress:
@@ -147,8 +147,8 @@ def parity(
     numbers in them unless --names. Rows may lack a reference standard: then agreement with the teacher is told and
     nothing is proved. The verdict is the exit code (0 pass, 3 fail, 6 underpowered).
     """
-    from .pipeline import EXIT_CODES
-    from .proof.field import Ask, prove_files
+    from ..pipeline import EXIT_CODES
+    from ..proof.field import Ask, prove_files
 
     ask = Ask(
         protocol=protocol,
@@ -177,12 +177,12 @@ def _columns(origin: str | None, columns: tuple[str, ...]) -> tuple[tuple[Task, 
     """Name the manifest's own columns for a command that looks at no target."""
     import msgspec
 
-    from .data.samples import Columns
-    from .proof.cases import name_columns
+    from ..data.samples import Columns
+    from ..proof.cases import name_columns
 
     named = Columns()
     if origin is not None:
-        from .protocol.origin import find_origin
+        from ..protocol.origin import find_origin
 
         named = find_origin(origin).columns or named
     return name_columns(columns, (), msgspec.structs.replace(named, attributes=(), none={}))
@@ -199,7 +199,7 @@ def _source(teacher: Path | None, against: str | None, runs: Path, progress: Adv
     named = str(against)
 
     def ask(found: FieldCases) -> StoredAnswers:
-        from .proof.finished_step import ask_step
+        from ..proof.finished_step import ask_step
 
         return ask_step(named, runs, found.cases, lambda done, total: progress(done, total, "the teacher answers"))
 
@@ -209,7 +209,7 @@ def _source(teacher: Path | None, against: str | None, runs: Path, progress: Adv
 @contextmanager
 def _voice(step: str, bundle: str) -> Iterator[Advance]:
     """Say on stderr how far it is."""
-    from .progress import make_progress
+    from ..progress import make_progress
 
     voice = make_progress()
     voice.begin(step, 1, 1, bundle)
@@ -221,8 +221,8 @@ def _voice(step: str, bundle: str) -> Iterator[Advance]:
 
 
 def _say(done: Done, code: int, *, as_json: bool) -> None:
-    from .parity.evidence import EVIDENCE, FLIPS
-    from .proof.judge import REPORT
+    from ..parity.evidence import EVIDENCE, FLIPS
+    from ..proof.judge import REPORT
 
     evidence, files = done.evidence, {"report": REPORT, "evidence": EVIDENCE, "flips": FLIPS}
     if as_json:
@@ -240,7 +240,7 @@ def _say(done: Done, code: int, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from .report.table import summary_table
+    from ..report.table import summary_table
 
     console = Console(highlight=False)
     (console if console.is_terminal else Console(highlight=False, width=100)).print(summary_table(evidence))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_parts import (
+from .parts import (
     Group,
     example,
     json_option,
@@ -19,14 +19,14 @@ from .cli_parts import (
 )
 
 if TYPE_CHECKING:
-    from .pipeline import Outcome
-    from .recipe import Recipe
+    from ..pipeline import Outcome
+    from ..recipe import Recipe
 
 
 def load_recipe(name: str, changes: tuple[str, ...]) -> Recipe:
     """Read a recipe by path or shipped name, against the table of stages."""
-    from .recipe import find_recipe, read_recipe
-    from .stages import STAGES
+    from ..recipe import find_recipe, read_recipe
+    from ..stages.table import STAGES
 
     return read_recipe(find_recipe(name), STAGES, changes)
 
@@ -45,9 +45,9 @@ def run(recipe: str, changes: tuple[str, ...], runs: Path, as_json: bool) -> int
     reused; stopped at any point, the same command goes on from there. At the end stands the proof's table; its verdict
     is the exit code (0 pass, 3 fail, 6 underpowered).
     """
-    from . import pipeline
-    from .progress import make_progress
-    from .workers import leads
+    from .. import pipeline
+    from ..progress import make_progress
+    from ..workers import leads
 
     with stdout_for_results():
         outcome = pipeline.run(load_recipe(recipe, changes), runs, make_progress())
@@ -71,7 +71,7 @@ def plan(recipe: str, changes: tuple[str, ...], runs: Path, as_json: bool) -> No
     Each step is `reused`, or runs for one reason: first run, changed, follows (a step before it changed), interrupted,
     damaged. Nothing is written.
     """
-    from .plan import make_plan
+    from ..plan import make_plan
 
     with stdout_for_results():
         planned = make_plan(load_recipe(recipe, changes), runs)
@@ -94,7 +94,7 @@ def recipes(context: click.Context, as_json: bool) -> None:
     """List the recipes that come with Foveola."""
     if context.invoked_subcommand is not None:
         return
-    from .recipe import shipped_recipes
+    from ..recipe import shipped_recipes
 
     about = {name: _about(path) for name, path in shipped_recipes().items()}
     if as_json:
@@ -110,7 +110,7 @@ def recipes(context: click.Context, as_json: bool) -> None:
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Print a recipe, to start one's own from."""
-    from .recipe import find_recipe
+    from ..recipe import find_recipe
 
     text = find_recipe(name).read_text(encoding="utf-8")
     if as_json:
@@ -129,9 +129,9 @@ def schema(as_json: bool) -> None:
     """
     import msgspec
 
-    from ..devices.profile import profile_ids
-    from .recipe_schema import recipe_schema
-    from .stages import STAGES
+    from ...devices.profile import profile_ids
+    from ..recipe_schema import recipe_schema
+    from ..stages.table import STAGES
 
     made = msgspec.json.encode(recipe_schema(STAGES, profile_ids()))
     click.echo((made if as_json else msgspec.json.format(made, indent=2)).decode())
@@ -144,7 +144,7 @@ def _about(path: Path) -> str:
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, object]:
-    from .parity.evidence import EVIDENCE
+    from ..parity.evidence import EVIDENCE
 
     return {
         "recipe": outcome.recipe,
@@ -164,7 +164,7 @@ def _show(outcome: Outcome) -> None:
         import msgspec
         from rich.console import Console
 
-        from .report.table import Speed, summary_table
+        from ..report.table import Speed, summary_table
 
         console = Console(highlight=False)
         console = console if console.is_terminal else Console(highlight=False, width=100)
