@@ -78,3 +78,17 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     mask_stride: Literal[4, 8] = 8
     box_stride: Literal[4, 8] = 8
     output_stride: Literal[8, 16, 32] = 32
+
+
+class Lessons(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a teacher's answers enter a student's loss (see `compress.distill`).
+
+    Args:
+        soft_weight: share of the teacher's lesson in each task's loss.
+        temperature: by which logits are softened.
+        hint_weight: weight of the feature hint; 0 for none.
+    """
+
+    soft_weight: Share = 0.7
+    temperature: Above = 2.0
+    hint_weight: Annotated[float, Meta(ge=0)] = 0.5

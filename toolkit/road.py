@@ -20,7 +20,7 @@ from ..runtime.manifest import Arithmetic, EngineName
 from .compress.lessons import write_taught
 from .compress.quantise import quantise_student
 from .data.dataset import Dataset
-from .knobs import Plan, Shape
+from .knobs import Lessons, Plan, Shape
 from .models.network import Teacher
 from .parity.evidence import Evidence
 from .proof.recipe import prove_bundle
@@ -85,9 +85,7 @@ def compress_teacher(
         answers,
         taught_on=teacher.input,
         taught_scale=teacher.target_scale,
-        soft_weight=soft_weight,
-        temperature=temperature,
-        hint_weight=0.5,
+        lessons=Lessons(soft_weight=soft_weight, temperature=temperature),
         folder=_made(folder / "student"),
         cache=cache,
         seed=seed,

@@ -26,7 +26,7 @@ from .course import Course, Report, Scores
 from .data.arrays import Arrays, prepare_arrays
 from .data.dataset import Dataset
 from .fit import Supervised, fit, forget
-from .knobs import Plan, Shape
+from .knobs import Lessons, Plan, Shape
 from .models.network import Architecture, Network, Teacher, save_network
 from .score import lock_thresholds, score_answers
 from .teachers.start import start_backbone, start_from_step
@@ -93,9 +93,7 @@ def distil_student(
     *,
     taught_on: InputSpec,
     taught_scale: Scale | None = None,
-    soft_weight: float,
-    temperature: float,
-    hint_weight: float,
+    lessons: Lessons,
     folder: Path,
     cache: Path,
     seed: int,
@@ -112,9 +110,7 @@ def distil_student(
         answers: the teacher's, one for each train case in order (`teacher_answers`).
         taught_on: the teacher's input; another size is fine, another part of the picture is not.
         taught_scale: the teacher's mean and standard deviation of each regression task; None: those of the train split.
-        soft_weight: share of the teacher's lesson in each task's loss, 0..1.
-        temperature: by which logits are softened.
-        hint_weight: weight of the feature hint; 0 for none.
+        lessons: how the teacher's answers enter the loss.
         folder: where the results go.
         cache: where decoded images are kept.
         seed: of everything random.
@@ -125,16 +121,65 @@ def distil_student(
     Raises:
         FoveolaError: teacher and student see different parts of a picture.
     """
-    scale = input_scale(taught_on, shape.input)
+    input_scale(taught_on, shape.input)
     network = new_network("student", dataset, shape, seed)
     if weights is not None:
         start_backbone(network.backbone, weights, shape.backbone)
+    return teach_network(
+        network,
+        dataset,
+        plan,
+        answers,
+        taught_on=taught_on,
+        taught_scale=taught_scale,
+        lessons=lessons,
+        folder=folder,
+        cache=cache,
+        seed=seed,
+        report=report,
+        log=log,
+    )
+
+
+def teach_network(
+    network: Network,
+    dataset: Dataset,
+    plan: Plan,
+    answers: RawAnswers,
+    *,
+    taught_on: InputSpec,
+    taught_scale: Scale | None = None,
+    lessons: Lessons,
+    folder: Path,
+    cache: Path,
+    seed: int,
+    report: Report,
+    log: Path | None = None,
+) -> Network:
+    """Go on training a network, new or pruned, on a teacher's answers to the train split; saved as a finished step.
+
+    Args:
+        network: changed in place.
+        dataset: as for `train_teacher`.
+        plan: the training.
+        answers: the teacher's, one for each train case in order.
+        taught_on: the teacher's input.
+        taught_scale: the teacher's mean and standard deviation of each regression task; None: the network's own.
+        lessons: how the teacher's answers enter the loss.
+        folder: where the results go.
+        cache: where decoded images are kept.
+        seed: of everything random.
+        report: progress.
+        log: CSV of the curve.
+
+    Raises:
+        FoveolaError: teacher and network see different parts of a picture.
+    """
+    scale = input_scale(taught_on, network.input)
     answers = rescaled(answers, taught_scale or {}, network.target_scale)
     channels = 0 if answers.hint is None else answers.hint.shape[1]
     torch.manual_seed(seed + 1)  # the hint's projection is random too
-    objective = Distilled(
-        network, soft_weight=soft_weight, temperature=temperature, hint_weight=hint_weight, hint_channels=channels
-    )
+    objective = Distilled(network, lessons, hint_channels=channels)
     return _train(
         objective, dataset, plan, answers, scale, folder=folder, cache=cache, seed=seed, report=report, log=log
     )

@@ -14,6 +14,7 @@ from torch.nn import functional
 from ...runtime.task import Task
 from ..batches import Batch
 from ..checkpoint import Objective
+from ..knobs import Lessons
 from ..losses import anchor_free_loss, masked_mean
 from ..models.network import Network
 
@@ -25,13 +26,11 @@ class Distilled(Objective):
 
     network: Network
 
-    def __init__(
-        self, network: Network, *, soft_weight: float, temperature: float, hint_weight: float, hint_channels: int
-    ) -> None:
+    def __init__(self, network: Network, lessons: Lessons, *, hint_channels: int) -> None:
         super().__init__(network)
-        self.soft_weight, self.temperature, self.hint_weight = soft_weight, temperature, hint_weight
+        self.lessons = lessons
         own = _coarse_channels(network)
-        self.project = nn.Conv2d(own, hint_channels, 1) if hint_weight > 0 and hint_channels > 0 else None
+        self.project = nn.Conv2d(own, hint_channels, 1) if lessons.hint_weight > 0 and hint_channels > 0 else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """One loss a task, and `hint`."""
@@ -42,10 +41,10 @@ class Distilled(Objective):
             raw = head(pyramid)
             hard = head.loss(pyramid, raw, batch.target(task))
             soft = self._lesson(task, raw, batch)
-            mixed = hard if soft is None else (1 - self.soft_weight) * hard + self.soft_weight * soft
+            mixed = hard if soft is None else (1 - self.lessons.soft_weight) * hard + self.lessons.soft_weight * soft
             losses[task.name] = task.weight * mixed
         if self.project is not None and batch.hint is not None:
-            losses["hint"] = self.hint_weight * hint_loss(self.project(pyramid[32]), batch.hint)
+            losses["hint"] = self.lessons.hint_weight * hint_loss(self.project(pyramid[32]), batch.hint)
         return losses
 
     def _lesson(self, task: Task, raw: dict[str, Tensor], batch: Batch) -> Tensor | None:
@@ -61,7 +60,7 @@ class Distilled(Objective):
             return None
         if task.kind == "segmentation":
             return soft_mask_loss(task, raw[task.name], batch.soft[task.name], batch.view)
-        return soft_scalar_loss(task, raw[task.name], batch.soft[task.name], self.temperature)
+        return soft_scalar_loss(task, raw[task.name], batch.soft[task.name], self.lessons.temperature)
 
 
 def soft_scalar_loss(task: Task, raw_BT: Tensor, teacher_BT: Tensor, temperature: float) -> Tensor:

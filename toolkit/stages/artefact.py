@@ -12,10 +12,9 @@ from ..knobs import Count
 from ..stage import Stage
 from ..work import Work
 from .data import dataset_of
-from .network import TEACHERS
+from .network import NETWORKS, STUDENTS, TEACHERS
 
 MIN_CALIBRATION_IMAGES = 128
-NETWORKS = ("train", "finetune", "continual")  # stages whose teacher is one network of ours, which can be a graph
 
 
 class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,7 +33,7 @@ class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     VERSION = 2  # 1 had no lint, and 63 steps in every layer where the device asks for 7-bit weights
     INPUTS = ("of",)
-    ACCEPTS = {"of": ("distill", *NETWORKS)}  # noqa: RUF012
+    ACCEPTS = {"of": (*STUDENTS, *NETWORKS)}  # noqa: RUF012
     USES = frozenset({"tasks", "device"})
 
     of: str
@@ -95,7 +94,7 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     VERSION = 3  # 2 wrote one form for each engine
     INPUTS = ("of",)
-    ACCEPTS = {"of": ("calibrate", "quantize", "distill", *NETWORKS)}  # noqa: RUF012
+    ACCEPTS = {"of": ("calibrate", "quantize", *STUDENTS, *NETWORKS)}  # noqa: RUF012
     USES = frozenset({"tasks", "margins", "device"})
 
     of: str

@@ -9,13 +9,15 @@ from msgspec import Meta
 
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import InputSpec
-from ..knobs import Above, Augment, Count, Plan, Shape, Share
+from ..knobs import Above, Augment, Count, Lessons, Plan, Shape, Share
 from ..stage import Stage
 from ..work import Work
 from ..workers import leads
 from .data import dataset_of
 
 TEACHERS = ("train", "load", "finetune", "continual", "team")  # stages that leave a teacher
+NETWORKS = ("train", "finetune", "continual")  # of these, those that leave one network of ours, which can be a graph
+STUDENTS = ("distill", "prune", "rehearse", "qat")  # stages that leave a student, or a pruned network
 
 
 class NetworkStage(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -87,11 +89,7 @@ class FitStage(LoopStage, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     def check_ahead(self, work: Work) -> None:
         """There are cases to train and validate on, and the backbone is known."""
-        from ..models.network import check_backbone
-        from ..train import check_splits
-
-        check_splits(dataset_of(work))
-        check_backbone(self.backbone, self.input.channels)
+        check_new(work, self.backbone, self.input)
 
 
 class Train(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -162,17 +160,34 @@ class Load(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         )
 
 
-class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LessonStage(LoopStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The knobs of every training that a teacher's answers guide.
+
+    Args:
+        soft_weight: share of the teacher's lesson in the loss.
+        temperature: by which the teacher's logits are softened.
+        hint_weight: weight of the feature hint; 0 for none.
+    """
+
+    soft_weight: Share = 0.7
+    temperature: Above = 2.0
+    hint_weight: Annotated[float, Meta(ge=0)] = 0.5
+
+    def lessons(self) -> Lessons:
+        """How the teacher's answers enter the loss."""
+        return Lessons(**{field: getattr(self, field) for field in Lessons.__struct_fields__})
+
+
+class Distill(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Train a student on the teacher's answers, and on the reference standard where it is known.
 
     Args:
         teacher: the step of the teacher.
+        backbone: timm's name of the network.
+        input: size, channels, window and normalisation of the input.
         width: channels of the student's decoder.
         mask_stride: input pixels per mask cell.
         box_stride: input pixels per cell of the detector's grid.
-        soft_weight: share of the teacher's lesson in the loss.
-        temperature: by which the teacher's logits are softened.
-        hint_weight: weight of the feature hint; 0 for none.
     """
 
     VERSION = 2  # 1 took a teacher's values for standardised ones, whatever their scale
@@ -180,12 +195,15 @@ class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ACCEPTS = {"teacher": TEACHERS}  # noqa: RUF012 - msgspec leaves class variables alone
 
     teacher: str
+    backbone: str
+    input: InputSpec
     width: Count = 64
     mask_stride: Literal[4, 8] = 8
     box_stride: Literal[4, 8] = 8
-    soft_weight: Share = 0.7
-    temperature: Above = 2.0
-    hint_weight: Annotated[float, Meta(ge=0)] = 0.5
+
+    def check_ahead(self, work: Work) -> None:
+        """There are cases to train and validate on, and the backbone is known."""
+        check_new(work, self.backbone, self.input)
 
     def run(self, work: Work) -> None:
         """Ask the teacher once, then train; resumes at the last epoch."""
@@ -211,9 +229,7 @@ class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             answers,
             taught_on=read_input(work.inputs["teacher"]),
             taught_scale=read_scale(work.inputs["teacher"]),
-            soft_weight=self.soft_weight,
-            temperature=self.temperature,
-            hint_weight=self.hint_weight,
+            lessons=self.lessons(),
             folder=work.folder,
             cache=work.cache,
             seed=work.seed,
@@ -223,6 +239,19 @@ class Distill(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         )
         if leads():
             write_taught(work.folder, work.digests["teacher"])
+
+
+def check_new(work: Work, backbone: str, spec: InputSpec) -> None:
+    """There are cases to train and validate a new network on, and its backbone is known.
+
+    Raises:
+        FoveolaError: what is missing.
+    """
+    from ..models.network import check_backbone
+    from ..train import check_splits
+
+    check_splits(dataset_of(work))
+    check_backbone(backbone, spec.channels)
 
 
 def begun_with(work: Work, of: str, backbone: str, spec: InputSpec | None) -> tuple[str, InputSpec]:

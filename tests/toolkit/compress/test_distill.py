@@ -13,6 +13,7 @@ from foveola.runtime.task import Kind, Task
 from foveola.toolkit.compress import lessons
 from foveola.toolkit.compress.distill import Distilled, hint_loss, soft_mask_loss, soft_scalar_loss
 from foveola.toolkit.compress.lessons import cached_answers
+from foveola.toolkit.knobs import Lessons
 from foveola.toolkit.models.network import load_network
 from foveola.toolkit.train import distil_student, teacher_answers, train_teacher
 
@@ -86,9 +87,7 @@ def test_a_student_learns_every_task_from_answers_that_were_asked_for_once(
         PLAN,
         first,
         taught_on=TEACHER.input,
-        soft_weight=0.7,
-        temperature=2.0,
-        hint_weight=0.5,
+        lessons=Lessons(soft_weight=0.7, temperature=2.0, hint_weight=0.5),
         folder=tmp_path / "student",
         cache=tmp_path / "cache",
         seed=1,
@@ -109,7 +108,7 @@ def test_a_task_that_the_teacher_does_not_answer_is_learned_from_the_reference_a
     network = Network(
         Architecture(role="student", backbone=STUDENT.backbone, input=STUDENT.input, tasks=tasks, width=16)
     )
-    objective = Distilled(network, soft_weight=1.0, temperature=1.0, hint_weight=0.0, hint_channels=0)
+    objective = Distilled(network, Lessons(soft_weight=1.0, temperature=1.0, hint_weight=0.0), hint_channels=0)
     batch = TrainingData(arrays, tasks, {}, {}).batch(np.arange(4))
 
     losses = objective(batch)

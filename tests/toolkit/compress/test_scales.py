@@ -9,6 +9,7 @@ import pytest
 from small import PLAN, STUDENT, TASKS, silent, squares
 
 from foveola.toolkit.answers import RawAnswers, Scale, rescaled
+from foveola.toolkit.knobs import Lessons
 from foveola.toolkit.train import distil_student, read_history
 
 SIDE = tuple(task for task in TASKS if task.name == "side")
@@ -45,9 +46,7 @@ def test_a_teacher_that_answers_in_pixels_teaches_what_one_of_standardised_value
             answers,
             taught_on=STUDENT.input,
             taught_scale=scale,
-            soft_weight=1.0,
-            temperature=2.0,
-            hint_weight=0.0,
+            lessons=Lessons(soft_weight=1.0, temperature=2.0, hint_weight=0.0),
             folder=tmp_path / name,
             cache=tmp_path / "cache",
             seed=0,

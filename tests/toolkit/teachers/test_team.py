@@ -23,7 +23,7 @@ from foveola.toolkit.batches import Batch, TrainingData
 from foveola.toolkit.compress.distill import Distilled
 from foveola.toolkit.compress.lessons import cached_answers
 from foveola.toolkit.data.arrays import prepare_arrays
-from foveola.toolkit.knobs import Shape
+from foveola.toolkit.knobs import Lessons, Shape
 from foveola.toolkit.models.network import Answered, Architecture, Network, load_network, save_network
 from foveola.toolkit.speed import name_teacher
 from foveola.toolkit.stages.network import TEACHERS
@@ -363,7 +363,9 @@ def test_a_student_gets_a_lesson_in_every_task_and_the_features_of_the_named_mem
     assert alone.hint is not None
     assert np.array_equal(answers.hint, alone.hint)
     objective = Distilled(
-        student(tmp_path), soft_weight=0.7, temperature=2.0, hint_weight=0.5, hint_channels=answers.hint.shape[1]
+        student(tmp_path),
+        Lessons(soft_weight=0.7, temperature=2.0, hint_weight=0.5),
+        hint_channels=answers.hint.shape[1],
     ).eval()
     with torch.no_grad():
         taught, untaught = objective(given), objective(none)
@@ -404,9 +406,7 @@ def test_a_student_of_a_team_answers_all_its_tasks(three: dict[str, Path], tmp_p
         answers,
         taught_on=read_input(tmp_path / "team"),
         taught_scale=read_scale(tmp_path / "team"),
-        soft_weight=0.7,
-        temperature=2.0,
-        hint_weight=0.5,
+        lessons=Lessons(soft_weight=0.7, temperature=2.0, hint_weight=0.5),
         folder=tmp_path / "student",
         cache=tmp_path / "cache",
         seed=0,
