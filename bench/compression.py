@@ -48,12 +48,10 @@ from foveola.toolkit.variants.timing import measure
 TORCH, NNCF = "teacher, torch", "teacher, int8 by NNCF's defaults"
 ROWS = {  # step of the bundle without its `b_` -> what it is
     "teacher_int8": "teacher, int8 portable",
-    "half": "teacher pruned to half the time",
-    "half_recovered": "teacher pruned to half the time, recovered",
-    "quarter": "teacher pruned to a quarter of the time",
-    "quarter_recovered": "teacher pruned to a quarter of the time, recovered",
-    "channels": "teacher without half its channels",
-    "channels_recovered": "teacher without half its channels, recovered",
+    "third": "teacher without a third of its channels",
+    "third_recovered": "teacher without a third of its channels, recovered",
+    "half": "teacher without half of its channels",
+    "half_recovered": "teacher without half of its channels, recovered",
     "student": "student, float32",
     "int8": "student, int8",
     "slim_int8": "student pruned, int8",

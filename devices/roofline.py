@@ -4,7 +4,10 @@ Each layer takes the longer of two times: its operations over the device's peak 
 over the memory's bandwidth; and a fixed time besides for being called. Layers follow one another. The profile's derates
 turn peaks into what such devices reach. The result is a prediction and is always named one.
 
-    predict(layers, load_profile("jetson-orin-nano-8gb"), "float16", target="gpu").ms
+    predict(layers, load_profile("jetson-orin-nano-8gb"), target="gpu").ms
+
+Where layers have been measured somewhere, `efficiency.predict_calibrated` says more: what share of the peaks each kind
+of layer reaches, and what a call costs.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ class LayerWork(msgspec.Struct, frozen=True, kw_only=True):
     macs: int  # multiply-adds; one is two operations
     bytes_moved: int  # weights and activations, in and out
     channels: tuple[int, int] = (0, 0)  # in and out, of a dense layer
+    kernel: int = 1  # cells of a convolution's kernel
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +51,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     layers: int
     peak_gops: float  # of the arithmetic that most operations have
     bandwidth_gb_s: float
+    source: Literal["profile", "calibrated"] = "profile"  # `calibrated`: layers of other machines were measured
+    error: float | None = None  # calibrated: median relative error on networks that it had not seen
 
 
 def peak_gops(profile: Profile, arithmetic: Arithmetic, target: str = "cpu") -> float | None:

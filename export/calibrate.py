@@ -8,12 +8,16 @@ whose bins double in width when a larger value comes.
 | minmax | the extremes seen | |
 | percentile | the 99.99th percentile of magnitudes | Wu et al. 2020 (arXiv 2004.09602), sec. 4 |
 | entropy | the end whose clipped, quantised histogram loses least information | Migacz, GTC 2017 |
-"""
+| mse | the end with the least mean squared error of clipping and rounding | Wu et al. 2020, sec. 4; Banner et al., NeurIPS 2019 |
+
+Ranges that were learned instead stand in a file, `ranges.json`: {"tensors": {"conv_2.out": [-1.5, 2.25]}}.
+"""  # noqa: E501
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -25,7 +29,7 @@ from ..runtime.errors import FoveolaError
 from ..runtime.offline import forbid_telemetry
 from .onnx_graph import INPUT
 
-Method = Literal["minmax", "percentile", "entropy"]
+Method = Literal["minmax", "percentile", "entropy", "mse"]
 Magnitudes = NDArray[np.float32]
 Counts = NDArray[np.int64]
 
@@ -44,6 +48,32 @@ class Range(msgspec.Struct, frozen=True):
     def magnitude(self) -> float:
         """The larger distance from zero."""
         return max(-self.low, self.high)
+
+
+class _RangesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    tensors: dict[str, tuple[float, float]]
+
+
+def write_ranges(ranges: Mapping[str, Range], path: Path) -> None:
+    """Write ranges by tensor; `read_ranges` gives them back."""
+    record = _RangesFile({name: (one.low, one.high) for name, one in sorted(ranges.items())})
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+
+
+def read_ranges(path: Path) -> dict[str, Range]:
+    """Read what `write_ranges` wrote.
+
+    Raises:
+        FoveolaError: it is none, or a range does not hold zero or is not finite.
+    """
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=_RangesFile)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FoveolaError(str(path), f"is no file of ranges: {error}", "train the step anew") from None
+    for name, (low, high) in record.tensors.items():
+        if not (np.isfinite([low, high]).all() and low <= 0 <= high):
+            raise FoveolaError(str(path), f"{name}: {low} to {high} is no range around zero", "train the step anew")
+    return {name: Range(low, high) for name, (low, high) in record.tensors.items()}
 
 
 def measure_ranges(
@@ -73,6 +103,21 @@ def measure_ranges(
                 raise FoveolaError(f"calibration image {count + 1}", f"{name} is not finite", "train the network anew")
         count += 1
     return {name: observer.range(method) for name, observer in observers.items()}, count
+
+
+def channel_extents(
+    model: onnx.ModelProto, tensors: Sequence[str], images: Iterable[NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """Largest magnitude of each channel (axis 1) of the given tensors, over all images; empty without any."""
+    run = _watcher(model, tensors)
+    found: dict[str, NDArray[np.float32]] = {}
+    for image in images:
+        values = run(image)
+        for name in tensors:
+            magnitudes = np.abs(values[name])
+            most = magnitudes.max(axis=tuple(axis for axis in range(magnitudes.ndim) if axis != 1))
+            found[name] = np.maximum(found[name], most) if name in found else most
+    return found
 
 
 class _Watch:
@@ -138,8 +183,14 @@ class _Observer:
         """Give the range by the method's rule, never wider than the extent seen."""
         end = max(-self.low, self.high)
         if self.counts is not None and self.top:
-            end = self.top * (percentile_end(self.counts) if method == "percentile" else entropy_end(self.counts))
+            end = self.top * self._end(self.counts, method)
         return Range(max(self.low, -end), min(self.high, end))
+
+    def _end(self, counts: Counts, method: Method) -> float:
+        if method == "percentile":
+            return percentile_end(counts)
+        # Where nothing is negative the unsigned form has twice as many steps for the same magnitudes.
+        return entropy_end(counts) if method == "entropy" else mse_end(counts, LEVELS if self.low < 0 else 2 * LEVELS)
 
 
 def percentile_end(counts: Counts) -> float:
@@ -177,3 +228,23 @@ def _divergence(shape: NDArray[np.float64], end: int, levels: int) -> float:
     # A clipped mass on an empty last bin has no counterpart in q: infinite loss in theory, a large one here.
     where = p > 0
     return float(np.sum(p[where] * np.log(p[where] / np.maximum(q[where], 1e-12))))
+
+
+def mse_end(counts: Counts, levels: int = LEVELS) -> float:
+    """End with the least squared error of clipping and of rounding to `levels` magnitudes.
+
+    Each bin counts as its middle; the first holds the zeros, which every grid represents exactly.
+    """
+    bins = len(counts)
+    weight = counts.astype(np.float64)
+    weight[0] = 0
+    if not weight.any():
+        return 1.0
+    middle = np.arange(bins) + 0.5
+    ends = np.arange(levels // 8, bins + 1, levels // 8)
+    losses = []
+    for end in ends:
+        step = end / (levels - 1)
+        nearest = np.minimum(np.rint(middle / step), levels - 1) * step
+        losses.append(float((weight * (middle - nearest) ** 2).sum()))
+    return float(ends[int(np.argmin(losses))]) / bins

@@ -112,7 +112,8 @@ def layer_work(path: Path) -> tuple[LayerWork, ...]:
     for node in graph.node:
         if node.op_type in _FREE:
             continue
-        integer = node.op_type in LAYERS and _comes_from(maker, node.input[1], "DequantizeLinear")
+        back = "DequantizeLinear"  # behind both inputs; a layer of which only the weights are integers is a float one
+        integer = node.op_type in LAYERS and all(_comes_from(maker, name, back) for name in node.input[:2])
         size = 1 if integer else _float_bytes(model)
         moved = sum(prod(shapes.get(name, ())) for name in (*node.input, *node.output) if name)
         works.append(
@@ -123,6 +124,7 @@ def layer_work(path: Path) -> tuple[LayerWork, ...]:
                 macs=_macs(node, shapes),
                 bytes_moved=size * moved,
                 channels=_channels(node, shapes),
+                kernel=prod(shapes.get(node.input[1], ())[2:]) if node.op_type == "Conv" else 1,
             )
         )
     return tuple(works)

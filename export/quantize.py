@@ -6,6 +6,7 @@ Laws of the graph that is written:
 - activations have one scale a tensor, symmetric about zero; biases stay float (TensorRT refuses an int32 bias);
 - the last layer of every head is float, found by walking back from the graph's outputs, never by name: there one scale
   would squash boxes and scores together, and ties would blunt every ROC curve;
+- what is float stays float in the engine: the bias of such a layer is barred from ONNX Runtime's own rounding;
 - residual additions take both inputs quantised; upsampling, pooling, concatenation and reshaping work on the integers;
 - equal inputs give equal bytes.
 
@@ -33,10 +34,10 @@ Weights have 8 bits, and 7 or so where the processor clips the sum of two produc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -46,16 +47,15 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from ..runtime.errors import FoveolaError
 from .calibrate import Method, Range, measure_ranges
+from .corrections import Corrections as Corrections
+from .integer_weights import BIAS_STEPS, Rule, dequantiser, rule_of, to_integers
+from .integer_weights import Overflow as Overflow
+from .integer_weights import WeightBits as WeightBits
+from .integer_weights import output_axis as output_axis
 from .onnx_graph import encode
 from .placement import LAYERS, Placement, place
-from .saturation.pairs import FITTED_PAIR, cannot_saturate, is_depthwise, largest_pair
 
 Form = Literal["unsigned", "signed"]
-Overflow = Literal["seven", "fit", "unsigned"]
-WeightBits = Literal[7, 8]
-
-# The largest integer that a rounded bias may take when an engine stores it as int32 (ONNX Runtime, oneDNN, ARM).
-BIAS_STEPS = 2**30
 
 
 class Quantized(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +75,7 @@ class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
     ranges: dict[str, Range]
     form: Form
     images: int
+    corrections: Corrections = Corrections()
 
 
 def quantize_onnx(
@@ -88,6 +89,8 @@ def quantize_onnx(
     overflow: Overflow = "seven",
     float_layers: Collection[str] = (),
     min_images: int = 128,
+    ranges: Mapping[str, Range] | None = None,
+    corrections: Corrections | None = None,
 ) -> Quantized:
     """Calibrate a float graph and write its int8 form; nothing is written when the images are too few.
 
@@ -101,13 +104,16 @@ def quantize_onnx(
         overflow: the cure where `weight_bits` is 7, see the second table; `seven` is ONNX Runtime's `reduce_range`.
         float_layers: names of layers that stay float, beside the last of each head.
         min_images: refuse fewer.
+        ranges: those that are known, by tensor; where they are all that is needed, no image is drawn.
+        corrections: of biases and roundings.
 
     Raises:
         FoveolaError: too few images, values that are not finite, or no such layer.
     """
     calibrated = calibrate_graph(
-        source, images, method=method, form=form, float_layers=float_layers, min_images=min_images
+        source, images, method=method, form=form, float_layers=float_layers, min_images=min_images, ranges=ranges
     )
+    calibrated = msgspec.structs.replace(calibrated, corrections=corrections or Corrections())
     return write_int8(calibrated, target, weight_bits=weight_bits, overflow=overflow)
 
 
@@ -119,18 +125,22 @@ def calibrate_graph(
     form: Form = "unsigned",
     float_layers: Collection[str] = (),
     min_images: int = 128,
+    ranges: Mapping[str, Range] | None = None,
 ) -> Calibrated:
     """Plan the quantisers of a float graph and measure their ranges; arguments and errors as of `quantize_onnx`."""
     model = onnx.load(source)
-    _require_layers(model.graph, float_layers)
+    require_layers(model.graph, float_layers)
     placement = place(model.graph, after_layers=form == "unsigned", keep_float=float_layers)
     if not placement.layers:
         raise FoveolaError("quantize", "no layer can be quantised: each is the last of a head", "use a deeper network")
-    ranges, count = measure_ranges(model, sorted(placement.measured), images, method)
+    known = dict(ranges or {})
+    if placement.measured <= known.keys():
+        return Calibrated(model=model, placement=placement, ranges=known, form=form, images=0)
+    measured, count = measure_ranges(model, sorted(placement.measured - known.keys()), images, method)
     if count < min_images:
         mend = f"set more patients apart, or name a smaller min_images than {min_images}"
         raise FoveolaError("calibration", f"{count} images, {min_images} are needed", mend)
-    return Calibrated(model=model, placement=placement, ranges=ranges, form=form, images=count)
+    return Calibrated(model=model, placement=placement, ranges=measured | known, form=form, images=count)
 
 
 def write_int8(
@@ -155,25 +165,27 @@ def int8_model(calibrated: Calibrated, *, weight_bits: WeightBits = 8, overflow:
     Raises:
         FoveolaError: unsigned weights were asked for in the signed form.
     """
-    rule: _Rule = "full" if weight_bits == 8 else overflow
+    rule = rule_of(weight_bits, overflow)
     if rule == "unsigned" and calibrated.form == "signed":
         raise FoveolaError("overflow: unsigned", "weights of the signed form have zero point 0", "take fit or seven")
     model = ModelProto()
     model.CopyFrom(calibrated.model)
-    _rewrite(model, calibrated.placement, calibrated.ranges, calibrated.form, rule)
+    _rewrite(model, calibrated, rule)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def _require_layers(graph: GraphProto, names: Collection[str]) -> None:
+def require_layers(graph: GraphProto, names: Collection[str]) -> None:
+    """Refuse names of layers that are not in a graph.
+
+    Raises:
+        FoveolaError: the first of them, with the nearest name that is.
+    """
     known = [node.name for node in graph.node if node.op_type in LAYERS]
     for name in sorted(set(names) - set(known)):
         near = get_close_matches(name, known, 1)
         mend = f"did you mean {near[0]!r}?" if near else f"layers are {known[0]} to {known[-1]}" if known else ""
         raise FoveolaError(f"float_layers: {name!r}", "there is no such layer in the graph", mend)
-
-
-_Rule = Literal["full", "seven", "fit", "unsigned"]
 
 
 class _Grid(msgspec.Struct, frozen=True):
@@ -195,27 +207,78 @@ def _step(magnitude: float, steps: int) -> np.float32:
     return np.float32(magnitude / steps) if magnitude > np.finfo(np.float32).tiny * steps else np.float32(1.0)
 
 
-def _rewrite(model: ModelProto, placement: Placement, ranges: dict[str, Range], form: Form, rule: _Rule) -> None:
+def _rewrite(model: ModelProto, calibrated: Calibrated, rule: Rule) -> None:
     """Put quantisers on the placed tensors and integers in place of the layers' weights."""
-    graph = model.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    grids = {name: _grid(ranges[origin], form) for name, origin in placement.tensors.items()}
+    graph, placement = model.graph, calibrated.placement
+    fixes = calibrated.corrections.under(rule)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    grids = {name: _grid(calibrated.ranges[origin], calibrated.form) for name, origin in placement.tensors.items()}
     nodes: list[NodeProto] = []
-    constants: list[TensorProto] = []
+    new: list[TensorProto] = []
     for name in (value.name for value in graph.input if value.name in grids):
-        nodes += _quantisers(name, grids[name], constants)
+        nodes += _quantisers(name, grids[name], new)
     for node in graph.node:
         entry = node.input[0] if node.input else ""
         node.input[:] = [f"{name}.dequantized" if name in grids else name for name in node.input]
-        if node.name in placement.layers:
-            grid = grids[entry]
-            bias = numpy_helper.to_array(weights[node.input[2]]) if len(node.input) > 2 and node.input[2] else None
-            weight = weights[node.input[1]]
-            nodes.append(_integer_weight(node, weight, bias, grid.scale, rule, constants))
+        quantised = node.name in placement.layers
+        barred = calibrated.form == "unsigned" and entry in grids and node.op_type in ("Conv", "Gemm") and not quantised
+        if node.name in fixes.biases and not barred:
+            _set_bias(node, fixes.biases[node.name], new)
+        if quantised:
+            bias = fixes.biases.get(node.name)
+            if bias is None and len(node.input) > 2 and node.input[2]:
+                bias = constants[node.input[2]]
+            weight = to_integers(
+                node, constants[node.input[1]], bias, grids[entry].scale, rule, fixes.rounded_up.get(node.name)
+            )
+            back, stored = dequantiser(node, weight, rule)
+            node.input[1] = back.output[0]
+            nodes.append(back)
+            new += stored
+        elif barred:
+            nodes.append(_barred(node, constants, fixes.biases.get(node.name), new))
         nodes.append(node)
         for name in (output for output in node.output if output in grids):
-            nodes += _quantisers(name, grids[name], constants)
-    _replace(graph, nodes, constants)
+            nodes += _quantisers(name, grids[name], new)
+    replace(graph, nodes, new)
+
+
+def _set_bias(node: NodeProto, bias: NDArray[np.float32], constants: list[TensorProto]) -> None:
+    """Give a convolution or a Gemm a bias of its own."""
+    name = f"{node.name}.bias"
+    constants.append(numpy_helper.from_array(bias, name))
+    node.input[:] = [*node.input[:2], name]
+
+
+def _barred(
+    node: NodeProto, constants: dict[str, NDArray[Any]], bias: NDArray[np.float32] | None, new: list[TensorProto]
+) -> NodeProto:
+    """Keep a float layer float: give it a bias that is computed, exact to float32.
+
+    ONNX Runtime rounds the float weights of a layer behind a DequantizeLinear to 8 bits, one scale for all of them,
+    wherever its bias is a constant or absent (its WeightBiasQuantization pass, 1.20 to 1.31 at least).
+    """
+    if bias is None:
+        given = len(node.input) > 2 and bool(node.input[2])
+        axis = 1 if node.op_type == "Gemm" and not any(one.name == "transB" and one.i for one in node.attribute) else 0
+        width = constants[node.input[1]].shape[axis]
+        bias = constants[node.input[2]] if given else np.zeros(width, np.float32)
+    stored = barred_bias(node.name, bias)
+    new += stored
+    back = f"{node.name}.bias.dequantized"
+    node.input[:] = [*node.input[:2], back]
+    names = [tensor.name for tensor in stored]
+    return helper.make_node("DequantizeLinear", names, [back], name=f"{node.name}.bias.dequantize")
+
+
+def barred_bias(layer: str, bias: NDArray[np.float32]) -> tuple[TensorProto, TensorProto]:
+    """The constants of a float layer's computed bias: integers of 32 bits, and their step."""
+    step = _step(float(np.abs(bias).max(initial=0.0)), BIAS_STEPS)
+    integers = np.round(bias.astype(np.float64) / step).astype(np.int32)
+    return (
+        numpy_helper.from_array(integers, f"{layer}.bias.integers"),
+        numpy_helper.from_array(np.asarray(step), f"{layer}.bias.scale"),
+    )
 
 
 def _quantisers(name: str, grid: _Grid, constants: list[TensorProto]) -> list[NodeProto]:
@@ -232,65 +295,8 @@ def _quantisers(name: str, grid: _Grid, constants: list[TensorProto]) -> list[No
     ]
 
 
-def _integer_weight(
-    node: NodeProto,
-    weight: TensorProto,
-    bias: NDArray[np.float32] | None,
-    input_scale: np.float32,
-    rule: _Rule,
-    constants: list[TensorProto],
-) -> NodeProto:
-    """Store a layer's weight as integers and give the node that turns them back; the layer then reads that node.
-
-    Constants carry the layer's name, as two layers may share a weight but not the scale of their inputs.
-    """
-    values: NDArray[np.float32] = numpy_helper.to_array(weight)
-    axis = output_axis(node, values.ndim)
-    group = next((a.i for a in node.attribute if a.name == "group"), 1)
-    rows_N = np.moveaxis(values, axis, 0)
-    scale = _weight_scale(rows_N, rule, group)
-    if bias is not None and bias.shape == scale.shape:
-        # A channel that training has switched off has a tiny weight and a plain bias, whose integer would overflow.
-        scale = np.maximum(scale, np.abs(bias.astype(np.float64)) / (float(input_scale) * BIAS_STEPS))
-    scale_C = np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
-    shape = [1] * values.ndim
-    shape[axis] = -1
-    steps = _steps(rule)
-    integers = np.clip(np.rint(values / scale_C.reshape(shape)), -steps, steps).astype(np.int8)
-    zero: NDArray[np.int8] | NDArray[np.uint8] = np.zeros(scale_C.shape, np.int8)
-    stored: NDArray[np.int8] | NDArray[np.uint8] = integers
-    if rule == "unsigned" and not cannot_saturate(np.moveaxis(integers, axis, 0), group):
-        stored, zero = (integers.astype(np.int16) + 128).astype(np.uint8), np.full(scale_C.shape, 128, np.uint8)
-    names = [f"{node.name}.weight", f"{node.name}.weight.scale", f"{node.name}.weight.zero"]
-    constants += [
-        numpy_helper.from_array(array, name) for array, name in zip((stored, scale_C, zero), names, strict=True)
-    ]
-    node.input[1] = f"{node.name}.weight.dequantized"
-    return helper.make_node(
-        "DequantizeLinear", names, [node.input[1]], name=f"{node.name}.weight.dequantize", axis=axis
-    )
-
-
-def _steps(rule: _Rule) -> int:
-    return 63 if rule == "seven" else 127
-
-
-def _weight_scale(rows_N: NDArray[np.float32], rule: _Rule, group: int) -> NDArray[np.float64]:
-    """Give each output channel's scale: its largest weight takes all steps, or its worst pair all that are safe."""
-    largest = np.abs(rows_N).max(axis=tuple(range(1, rows_N.ndim))).astype(np.float64)
-    scale = largest / _steps(rule)
-    if rule == "fit" and not is_depthwise(rows_N.shape, group):
-        scale = np.maximum(scale, largest_pair(rows_N.astype(np.float64)) / FITTED_PAIR)
-    return np.asarray(scale)
-
-
-def output_axis(node: NodeProto, dimensions: int) -> int:
-    """Name the axis of a layer's weight that counts its output channels."""
-    rows = node.op_type == "Conv" or any(a.name == "transB" and a.i for a in node.attribute)
-    return 0 if rows else dimensions - 1
-
-
-def _replace(graph: GraphProto, nodes: list[NodeProto], constants: list[TensorProto]) -> None:
+def replace(graph: GraphProto, nodes: list[NodeProto], constants: list[TensorProto]) -> None:
+    """Give a graph these nodes, further constants, and of its own constants those that are still read."""
     used = {name for node in nodes for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used] + constants
     del graph.node[:], graph.initializer[:]

@@ -227,7 +227,7 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """On what the quantisation ranges were measured."""
 
-    method: Literal["none", "minmax", "percentile", "entropy"]
+    method: Literal["none", "minmax", "percentile", "entropy", "mse", "learned"]
     images: int
     min_images: int  # what the recipe asked for; 128 unless it names a smaller number
     images_digest: str  # over the sorted sha256 of the image files

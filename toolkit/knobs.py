@@ -12,7 +12,14 @@ from ..runtime.manifest import InputSpec
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(gt=0)]
 Above = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
 Optimizer = Literal["adamw", "adam", "sgd"]
+ClassLesson = Literal["kd", "dist", "dkd"]
+ValueLesson = Literal["close", "bounded", "uncertain"]
+MaskLesson = Literal["pixels", "channels", "both"]
+BoxLesson = Literal["boxes", "scores"]
+Hint = Literal["cosine", "similarity", "attention"]
+TaskWeights = Literal["fixed", "learned"]
 
 
 class Augment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -87,8 +94,28 @@ class Lessons(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         soft_weight: share of the teacher's lesson in each task's loss.
         temperature: by which logits are softened.
         hint_weight: weight of the feature hint; 0 for none.
+        class_lesson: `kd`, divergence of softened answers; `dist`, their correlation; `dkd`, decoupled divergence.
+        value_lesson: `close` to the teacher's value, `bounded` by the teacher's error, or `uncertain`, with a variance
+            that is learned.
+        mask_lesson: divergence pixel by pixel (`pixels`), of each channel over the picture (`channels`), or `both`.
+        box_lesson: the teacher's sure `boxes` as if annotated, or all of them with its `scores` as targets.
+        hint: features are compared by `cosine` after a projection, or without one by the `similarity` of the images
+            of a batch, or by their `attention` maps.
+        hint_foreground: share of the hint that counts only where the teacher sees boxes.
+        relation_weight: weight of distances and angles between the features of a batch's images; 0 for none.
+        task_weights: `fixed`, those of the tasks, or `learned` beside them.
+        unlabelled: train images without any target teach too, through the teacher's answers.
     """
 
     soft_weight: Share = 0.7
     temperature: Above = 2.0
-    hint_weight: Annotated[float, Meta(ge=0)] = 0.5
+    hint_weight: NotNegative = 0.5
+    class_lesson: ClassLesson = "kd"
+    value_lesson: ValueLesson = "close"
+    mask_lesson: MaskLesson = "pixels"
+    box_lesson: BoxLesson = "boxes"
+    hint: Hint = "cosine"
+    hint_foreground: Share = 0.0
+    relation_weight: NotNegative = 0.0
+    task_weights: TaskWeights = "fixed"
+    unlabelled: bool = True

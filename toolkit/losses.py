@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import box_iou, generalized_box_iou_loss
+from torchvision.ops import generalized_box_iou_loss
 
 from ..runtime.task import Task
 from .data.masks import IGNORE
@@ -96,33 +96,50 @@ def anchor_free_loss(boxes_B4hw: Tensor, scores_BThw: Tensor, targets: Sequence[
     known = [i for i, target in enumerate(targets) if target is not None]
     if not known:
         return (boxes_B4hw.sum() + scores_BThw.sum()) * 0.0
-    height, width = scores_BThw.shape[-2:]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    points = ((torch.stack((x, y), -1).reshape(-1, 2) + 0.5) * stride).to(boxes_B4hw)
-    score_loss, box_loss, weight = scores_BThw.sum() * 0.0, boxes_B4hw.sum() * 0.0, 0.0
-    for i in known:
-        target = targets[i]
-        assert target is not None
-        target = target.to(boxes_B4hw)
-        distance = functional.softplus(boxes_B4hw[i].float()).flatten(1).T * stride
-        predicted = torch.cat((points - distance[:, :2], points + distance[:, 2:]), 1)
-        chosen = assign_points(points, target, stride)
-        positive = chosen >= 0
-        wanted = torch.zeros_like(scores_BThw[i].flatten(1).T, dtype=torch.float32)
-        if positive.any():
-            matched = target[chosen[positive]]
-            # Li et al. take the IoU itself; half is given here, since short trainings start with an IoU near zero.
-            quality = 0.5 + 0.5 * box_iou(predicted[positive].detach(), matched[:, :4]).diagonal()
-            if target.shape[1] > 5:  # a teacher's box counts by the teacher's confidence
-                quality = quality * matched[:, 5]
-            wanted[positive, matched[:, 4].long()] = quality
-            box_loss = (
-                box_loss
-                + (generalized_box_iou_loss(predicted[positive], matched[:, :4], reduction="none") * quality).sum()
-            )
-            weight += float(quality.sum())
-        score_loss = score_loss + quality_focal_loss(scores_BThw[i].flatten(1).T.float(), wanted).sum()
+    # Never in half precision, which would round a box's sides to whole pixels.
+    boxes = [target.to(boxes_B4hw.device, torch.float32) for target in targets if target is not None]
+    if len(known) < len(targets):
+        boxes_B4hw, scores_BThw = boxes_B4hw[known], scores_BThw[known]
+    points, predicted = predicted_boxes(boxes_B4hw, stride)
+    chosen = assign_points(points, boxes, stride)
+    logits = scores_BThw.flatten(2).transpose(1, 2).float()
+    wanted = torch.zeros_like(logits)
+    positive = chosen >= 0
+    counts = positive.sum(1).tolist()
+    box_loss, weight = boxes_B4hw.sum() * 0.0, 0.0
+    if sum(counts):
+        matched = torch.cat([one[found[found >= 0]] for one, found in zip(boxes, chosen, strict=True)])
+        # Li et al. take the IoU itself; half is given here, since short trainings start with an IoU near zero.
+        quality = 0.5 + 0.5 * paired_iou(predicted[positive].detach(), matched[:, :4])
+        if matched.shape[1] > 5:  # a teacher's box counts by the teacher's confidence
+            quality = quality * matched[:, 5]
+        image, place = positive.nonzero(as_tuple=True)
+        wanted[image, place, matched[:, 4].long()] = quality
+        each = generalized_box_iou_loss(predicted[positive], matched[:, :4], reduction="none") * quality
+        for part in each.split(counts):
+            box_loss = box_loss + part.sum()
+        weight = sum(torch.stack([part.sum() for part in quality.split(counts)]).tolist())
+    score_loss = scores_BThw.sum() * 0.0
+    for one in quality_focal_loss(logits, wanted).unbind():
+        score_loss = score_loss + one.sum()
     return (score_loss + 2.0 * box_loss) / max(weight, 1.0)
+
+
+def predicted_boxes(boxes_B4hw: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Centres (P, 2) of a grid's cells, row by row, and the boxes (B, P, 4) that are predicted there; input pixels."""
+    height, width = boxes_B4hw.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    points = ((torch.stack((x, y), -1).reshape(-1, 2) + 0.5) * stride).to(boxes_B4hw.device, torch.float32)
+    distance = functional.softplus(boxes_B4hw.float()).flatten(2).transpose(1, 2) * stride
+    return points, torch.cat((points - distance[..., :2], points + distance[..., 2:]), 2)
+
+
+def paired_iou(a_N4: Tensor, b_N4: Tensor) -> Tensor:
+    """Intersection over union (N,) of boxes pair by pair."""
+    low, high = torch.maximum(a_N4[:, :2], b_N4[:, :2]), torch.minimum(a_N4[:, 2:], b_N4[:, 2:])
+    shared = (high - low).clamp(min=0).prod(1)
+    areas = (a_N4[:, 2:] - a_N4[:, :2]).prod(1) + (b_N4[:, 2:4] - b_N4[:, :2]).prod(1)
+    return shared / (areas - shared)
 
 
 def quality_focal_loss(logits: Tensor, wanted: Tensor, beta: float = 2.0) -> Tensor:
@@ -131,23 +148,51 @@ def quality_focal_loss(logits: Tensor, wanted: Tensor, beta: float = 2.0) -> Ten
     return scale * functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
 
 
-def assign_points(points_P2: Tensor, boxes: Tensor, stride: int, radius: float = 1.5) -> Tensor:
-    """For each grid point the index of the box that it must find, or -1 (FCOS centre sampling).
+def assign_points(points_P2: Tensor, boxes: Sequence[Tensor], stride: int, radius: float = 1.5) -> Tensor:
+    """For each image and grid point (B, P) the index of the box that it must find, or -1 (FCOS centre sampling).
 
     A point belongs to the smallest box that it lies in, if it is within `radius` cells of that box's centre, or within
     a quarter of its width and height. The point nearest to a box's centre always belongs to it, so that a box smaller
     than a cell is not lost.
+
+    Args:
+        points_P2: centres of the cells.
+        boxes: (M, 4 or more) an image.
+        stride: input pixels a cell.
+        radius: cells.
     """
-    chosen = torch.full((len(points_P2),), -1, dtype=torch.long, device=points_P2.device)
-    if len(boxes) == 0:
+    # All images' boxes side by side: a few operations on (P, all M), and one of its own for each image.
+    together = torch.cat([one[:, :4] for one in boxes]).to(points_P2)
+    chosen = torch.full((len(boxes), len(points_P2)), -1, dtype=torch.long, device=points_P2.device)
+    if len(together) == 0:
         return chosen
-    centre = (boxes[:, :2] + boxes[:, 2:4]) / 2
+    centre = (together[:, :2] + together[:, 2:]) / 2
     away = (points_P2[:, None] - centre[None]).abs()  # (P, M, 2), in pixels
     offset = away.amax(-1)
-    inside = ((points_P2[:, None] > boxes[None, :, :2]) & (points_P2[:, None] < boxes[None, :, 2:4])).all(-1)
-    reach = torch.maximum((boxes[:, 2:4] - boxes[:, :2]) / 4, torch.full_like(centre, radius * stride))
-    good = inside & (away < reach).all(-1)
-    good[offset.argmin(0), torch.arange(len(boxes), device=good.device)] = True
-    area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[None].expand_as(offset)
-    best = torch.where(good, area, torch.full_like(area, torch.inf)).min(1)
-    return torch.where(best.values.isfinite(), best.indices, chosen)
+    reach = torch.maximum((together[:, 2:] - together[:, :2]) / 4, torch.full_like(centre, radius * stride))
+    good = lies_in(points_P2, together) & (away < reach).all(-1)
+    good[offset.argmin(0), torch.arange(len(together), device=good.device)] = True
+    return smallest(good, together, [len(one) for one in boxes])
+
+
+def lies_in(points_P2: Tensor, boxes_M4: Tensor) -> Tensor:
+    """Whether each point lies in each box, (P, M)."""
+    return ((points_P2[:, None] > boxes_M4[None, :, :2]) & (points_P2[:, None] < boxes_M4[None, :, 2:4])).all(-1)
+
+
+def smallest(good_PM: Tensor, boxes_M4: Tensor, counts: Sequence[int]) -> Tensor:
+    """For each image and point (B, P) the index, among the image's own boxes, of the smallest good one, or -1.
+
+    Args:
+        good_PM: which box each point may take.
+        boxes_M4: of all images.
+        counts: boxes an image.
+    """
+    area = ((boxes_M4[:, 2] - boxes_M4[:, 0]) * (boxes_M4[:, 3] - boxes_M4[:, 1]))[None].expand_as(good_PM)
+    area = torch.where(good_PM, area, torch.full_like(area, torch.inf))
+    none = torch.full((len(good_PM),), -1, dtype=torch.long, device=good_PM.device)
+    rows = []
+    for own in area.split(list(counts), dim=1):
+        best = own.min(1) if own.shape[1] else None
+        rows.append(none if best is None else torch.where(best.values.isfinite(), best.indices, none))
+    return torch.stack(rows)

@@ -34,6 +34,7 @@ from .data.faults import did_you_mean
 from .parity.metrics import metrics_of
 from .recipe_changes import apply_change
 from .recipe_reader import Reader
+from .search.section import SECTION, Search, read_section
 from .stage import DataStage, Stage, digest_of, knobs
 from .work import RecipeHead
 from .yaml12 import FaultsError, Value, parse_yaml, read_yaml
@@ -41,7 +42,14 @@ from .yaml12 import Path as Keys
 
 DATA = "data"  # the name of the first step
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$"  # of recipes and steps: they become folders
-FIELDS = ("name", "device", "seed", "data", "tasks", "steps")
+FIELDS = ("name", "device", "seed", "data", "tasks", "steps", SECTION)
+
+# Orders of two levers that make no sense -> why.
+_INTEGERS = ", whose integers were chosen for the channels that pruning would take"
+REASONS = dict.fromkeys([("prune", kind) for kind in ("quantize", "calibrate", "qat", "export")], _INTEGERS)
+_AFTER = [(stage, kind) for stage in ("finetune", "rehearse", "qat") for kind in ("quantize", "calibrate", "export")]
+REASONS |= dict.fromkeys(_AFTER, ", whose integers cannot be trained: train first, quantise then")
+REASONS |= dict.fromkeys([("finetune", "qat"), ("rehearse", "qat")], ", whose learned ranges would be lost")
 
 _NAME = re.compile(NAME_PATTERN)
 _OPERATING_POINT = re.compile(r"youden|(fixed|sensitivity|specificity):(0|1|0?\.[0-9]+|1\.0+)")
@@ -60,6 +68,7 @@ class Recipe(RecipeHead, frozen=True, kw_only=True):
 
     data: Step
     steps: tuple[Step, ...]
+    search: Search | None = None  # what `foveola search` varies; runs leave it alone, and it is no part of the digest
 
     @property
     def road(self) -> tuple[Step, ...]:
@@ -156,13 +165,22 @@ def _build(
     kinds = {name: str(fields.get("stage", "")) if fields else "" for name, fields in given.items()}
     known = {name: kind if kind in stages else "" for name, kind in kinds.items()}
     road = [_step(reader, name, f, known, stages, folder, changed) for name, f in given.items() if f is not None]
+    search = read_section(reader, value, given, stages)
     reader.raise_faults()
 
     data, *steps = [step for step in road if step is not None]
     said = [(step.name, step.kind, knobs(step.stage, step.stage.PATHS)) for step in (data, *steps)]
     digest = digest_of({"name": name, "device": device, "seed": seed, "tasks": tasks, "steps": said})
     return Recipe(
-        name=name, device=device, seed=seed, tasks=tasks, digest=digest, folder=folder, data=data, steps=tuple(steps)
+        name=name,
+        device=device,
+        seed=seed,
+        tasks=tasks,
+        digest=digest,
+        folder=folder,
+        data=data,
+        steps=tuple(steps),
+        search=search,
     )
 
 
@@ -314,4 +332,5 @@ def _check_input(
         earlier = [step for step in before if step != DATA]
         reader.fault(path, f"no step {named!r}", did_you_mean(named, earlier) or "name an earlier step")
     elif accepts and kinds[named] and kinds[named] not in accepts:
-        reader.fault(path, f"{named!r} is a {kinds[named]} step", f"name a step of: {', '.join(accepts)}")
+        reason = REASONS.get((kinds[name], kinds[named]), "")
+        reader.fault(path, f"{named!r} is a {kinds[named]} step{reason}", f"name a step of: {', '.join(accepts)}")

@@ -15,6 +15,7 @@ import msgspec
 
 from ..runtime.task import Task
 from .recipe import NAME_PATTERN
+from .search.section import SECTION, Search
 from .stage import DataStage, Stage
 
 _FIELD = re.compile(r"^    (\w+): (.*(?:\n        .*)*)", re.MULTILINE)
@@ -23,8 +24,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def recipe_schema(stages: Mapping[str, type[Stage]], devices: Collection[str]) -> dict[str, Any]:
     """Make the schema of all recipes that these stages and devices allow."""
-    refs, defs = msgspec.json.schema_components([Task, *stages.values()], ref_template="#/$defs/{name}")
-    task, *kinds = (defs.pop(ref["$ref"].rsplit("/", 1)[1]) for ref in refs)
+    refs, defs = msgspec.json.schema_components([Task, Search, *stages.values()], ref_template="#/$defs/{name}")
+    task, search, *kinds = (defs.pop(ref["$ref"].rsplit("/", 1)[1]) for ref in refs)
     choices = {name: _stage(name, stages[name], kind) for name, kind in zip(stages, kinds, strict=True)}
     data = [choices[name] for name in stages if issubclass(stages[name], DataStage)]
     steps = [choices[name] for name in stages if not issubclass(stages[name], DataStage)]
@@ -46,6 +47,7 @@ def recipe_schema(stages: Mapping[str, type[Stage]], devices: Collection[str]) -
                 "propertyNames": {"pattern": NAME_PATTERN, "not": {"const": "data"}},
                 "additionalProperties": {"oneOf": steps},
             },
+            SECTION: _described(Search, search),
         },
         "$defs": {name: {**inner, "description": _clean(inner)} for name, inner in defs.items()},
     }

@@ -45,8 +45,10 @@ from ..runtime.seen import SEEN, encode_seen
 from ..runtime.selftest import GOLDEN, Asked, make_golden
 from .answers import RawAnswers
 from .compress.lessons import read_taught
+from .compress.prune.record import pruning_of
 from .data.arrays import prepare_arrays
 from .data.dataset import Dataset
+from .explain.record import LAYERS_FILE
 from .models.network import load_network
 from .models.outputs import task_outputs
 from .parity.evidence import EVIDENCE, PROOF, decode_evidence
@@ -71,6 +73,7 @@ def make_core(
     engines: Sequence[EngineName],
     precisions: Sequence[Arithmetic] = (),
     nncf: Nncf = "on",
+    weight_only: bool = False,
     pick: Pick = "auto",
     input_type: InputType = "float32",
     compare: int,
@@ -92,6 +95,7 @@ def make_core(
             split gives the self-test images, which are then inside the bundle.
         engines: which of the device's engines, the preferred first; none: all.
         precisions: which of their precisions are tried; none: all.
+        weight_only: whether float32 with weights as bytes is tried.
         nncf: whether NNCF's int8 is tried on OpenVINO, and whether under accuracy control.
         pick: how one form of each engine is chosen (see `variants.make`).
         input_type: of the graphs; `uint16` takes a detector's words.
@@ -128,6 +132,7 @@ def make_core(
         engines=engines,
         precisions=precisions,
         nncf=nncf,
+        weight_only=weight_only,
         pick=pick,
         input_type=input_type,
         compare=compare,
@@ -164,7 +169,7 @@ def make_core(
             student_digest=digest_path(of / "model.safetensors", str(of)),
             seed=seed,
             network=network.architecture.backbone,
-            pruning="none",
+            pruning=pruning_of(of, network.architecture),
             versions={package: importlib.metadata.version(package) for package in VERSIONED},
         ),
     )
@@ -288,8 +293,9 @@ def sign_core(
     private = key or demo_key(cache)
     members["model.sig"] = sign_members(members, private.read_bytes())
     (folder / f"{name}.pub").write_bytes(_public_half(private))
-    if (bundle / VARIANTS).exists() and bundle != folder:  # for the report with speeds
-        shutil.copyfile(bundle / VARIANTS, folder / VARIANTS)
+    for name_of in (VARIANTS, LAYERS_FILE):
+        if (bundle / name_of).exists() and bundle != folder:  # for the report with speeds
+            shutil.copyfile(bundle / name_of, folder / name_of)
     return write_bundle(folder / f"{name}.foveola", members)
 
 

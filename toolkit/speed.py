@@ -20,6 +20,7 @@ from ..runtime.image import decode_image, prepare
 from ..runtime.measure import Latency, latency
 from ..runtime.predict import Predictor
 from .data.dataset import Dataset
+from .explain.record import LAYERS_FILE, read_explained
 from .models.network import Teacher
 from .parity.evidence import EVIDENCE, decode_evidence
 from .proof.provenance import here
@@ -82,6 +83,7 @@ def measure_bundle(
         speeds=speeds,
         machine=machine(),
         forms=read_variants(bundle_folder / VARIANTS),
+        layers=read_explained(bundle_folder / LAYERS_FILE),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     progress(total, total, "measured")

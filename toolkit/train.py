@@ -100,6 +100,7 @@ def distil_student(
     report: Report,
     weights: Path | None = None,
     log: Path | None = None,
+    look: Callable[[Network], None] | None = None,
 ) -> Network:
     """Train a student on a teacher's answers to the train split, and on the reference standard where it is known.
 
@@ -117,12 +118,15 @@ def distil_student(
         report: progress.
         weights: a safetensors checkpoint of the backbone to start from.
         log: CSV of the curve.
+        look: called with the new student before it learns.
 
     Raises:
         FoveolaError: teacher and student see different parts of a picture.
     """
     input_scale(taught_on, shape.input)
     network = new_network("student", dataset, shape, seed)
+    if look is not None:
+        look(network)
     if weights is not None:
         start_backbone(network.backbone, weights, shape.backbone)
     return teach_network(
@@ -177,11 +181,23 @@ def teach_network(
     """
     scale = input_scale(taught_on, network.input)
     answers = rescaled(answers, taught_scale or {}, network.target_scale)
+    if lessons.hint_weight == 0 and lessons.relation_weight == 0:
+        answers = RawAnswers(answers.raw, answers.boxes)  # features that nobody compares need not be warped
     channels = 0 if answers.hint is None else answers.hint.shape[1]
     torch.manual_seed(seed + 1)  # the hint's projection is random too
     objective = Distilled(network, lessons, hint_channels=channels)
     return _train(
-        objective, dataset, plan, answers, scale, folder=folder, cache=cache, seed=seed, report=report, log=log
+        objective,
+        dataset,
+        plan,
+        answers,
+        scale,
+        unlabelled=lessons.unlabelled,
+        folder=folder,
+        cache=cache,
+        seed=seed,
+        report=report,
+        log=log,
     )
 
 
@@ -278,20 +294,21 @@ def _train(
     answers: RawAnswers | None,
     scale: float,
     *,
+    unlabelled: bool = False,
     folder: Path,
     cache: Path,
     seed: int,
     report: Report,
     log: Path | None,
 ) -> Network:
-    """Fit, save, lock thresholds."""
+    """Fit, save, lock thresholds; `unlabelled` images teach where a teacher answers them."""
     network = objective.network
     assert isinstance(network, Network)
     check_splits(dataset)
     data, names = training_data(network, dataset, cache, report, answers, scale)
     validate = validation(dataset, network, cache, report)
     # A teacher's answers teach from every image, the reference standard where there is one.
-    places = None if answers is not None else labelled(dataset.subset("train"))
+    places = None if unlabelled else labelled(dataset.subset("train"))
     course = Course(data, validate, plan, names=names, places=places)
     history = fit(objective, course, seed=seed, folder=folder, report=report, log=log)
     finish(network, dataset, history, folder, cache)

@@ -23,6 +23,7 @@ from onnx import ModelProto, TensorProto
 from ...runtime.manifest import Arithmetic, OnnxRuntimeOptions, TensorRtOptions
 from ...runtime.tensorrt.plan import FORMAT, RELEASES, BuildPlan, PlanTensor, encode_plan
 from ..calibrate import Method, Range, measure_ranges
+from ..corrections import Corrections
 from ..onnx_graph import INPUT, encode
 from ..quantize import quantize_onnx
 from .operators import LINES, Line
@@ -41,6 +42,8 @@ def write_kit(
     images: Iterable[Image],
     method: Method = "minmax",
     float_layers: Collection[str] = (),
+    known_ranges: Mapping[str, Range] | None = None,
+    corrections: Corrections | None = None,
     min_images: int = 1,
     versions: Sequence[Line] = LINES,
     releases: str = RELEASES,
@@ -57,6 +60,8 @@ def write_kit(
             float16 can hold every value; int8 is calibrated on all.
         method: how the ranges of int8 follow (see `calibrate`).
         float_layers: names of layers that int8 leaves in float, beside the last of each head.
+        known_ranges: of int8, by tensor, where they were measured or learned before.
+        corrections: of biases and roundings of int8.
         min_images: refuse to calibrate on fewer.
         versions: lines of releases that must take the graph.
         releases: of TensorRT that may build the engine: the device's, a specifier of PEP 440.
@@ -82,6 +87,8 @@ def write_kit(
                 form="signed",
                 float_layers=float_layers,
                 min_images=min_images,
+                ranges=known_ranges,
+                corrections=corrections,
             )
             model = onnx.load(target)
         kept = type_float16(model, ranges).float32_nodes

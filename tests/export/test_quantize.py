@@ -286,3 +286,47 @@ def test_images_are_drawn_one_at_a_time_and_let_go(tmp_path: Path) -> None:
 
     assert len(alive) == 20
     assert most <= 2
+
+
+@pytest.mark.parametrize("rectified", [False, True], ids=["bare", "before a ReLU"])
+def test_onnxruntime_computes_in_float_what_is_kept_in_float(tmp_path: Path, rectified: bool) -> None:
+    # Its WeightBiasQuantization pass rounds a constant float weight behind a DequantizeLinear to 8 bits.
+    import onnxruntime
+
+    source, target, optimised = (tmp_path / name for name in ("float.onnx", "int8.onnx", "optimised.onnx"))
+    four_layers(source, rectified)
+    quantize_onnx(source, target, smooth_images(4), min_images=4, float_layers=["kept"])
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(optimised)
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(target, options, providers=["CPUExecutionProvider"])
+
+    operators = Counter(node.op_type for node in onnx.load(optimised).graph.node)
+    assert operators["QLinearConv"] == 2
+    assert operators["Conv"] + operators["FusedConv"] == 2  # the one that was asked for, and the last
+
+
+def four_layers(path: Path, rectified: bool) -> None:
+    """Four convolutions in a row; the second is called `kept`, and a ReLU may follow it."""
+    random, value = np.random.default_rng(3), helper.make_tensor_value_info
+    weights = {
+        name: random.standard_normal((8, inputs, 1, 1)).astype(np.float32)
+        for name, inputs in (("first", 1), ("kept", 8), ("third", 8), ("last", 8))
+    }
+    biases = {f"{name}_bias": random.standard_normal(8).astype(np.float32) for name in weights}
+    nodes, tensor = [], "image"
+    for name in weights:
+        nodes.append(helper.make_node("Conv", [tensor, f"{name}_weight", f"{name}_bias"], [name], name=name))
+        tensor = name
+        if name != "last" and (rectified or name != "kept"):
+            nodes.append(helper.make_node("Relu", [name], [f"{name}_relu"], name=f"{name}_relu"))
+            tensor = f"{name}_relu"
+    arrays = {f"{name}_weight": array for name, array in weights.items()} | biases
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("image", TensorProto.FLOAT, [1, 1, 96, 64])],
+        [value("last", TensorProto.FLOAT, [1, 8, 96, 64])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)

@@ -99,7 +99,7 @@ def test_a_point_belongs_to_the_smallest_box_around_it_and_no_box_is_lost() -> N
     points = (torch.stack((x, y), -1).reshape(-1, 2) + 0.5) * 8.0
     boxes = torch.tensor([[0.0, 0, 64, 64, 0], [22, 22, 34, 34, 1], [50, 50, 53, 53, 0]])
 
-    chosen = assign_points(points, boxes, stride=8)
+    (chosen,) = assign_points(points, [boxes], stride=8)
 
     assert set(chosen.tolist()) == {-1, 0, 1, 2}
     assert chosen.reshape(8, 8)[3, 3] == 1  # inside both, the small one wins

@@ -270,7 +270,10 @@ BAD = {
         replaced("{stage: train, epochs: 2}", "train"),
         "recipe.yaml:9: steps.teacher: a step is a mapping; give at least its stage",
     ),
-    "an empty file": ("", "recipe.yaml: a recipe is a mapping; its fields: name, device, seed, data, tasks, steps"),
+    "an empty file": (
+        "",
+        "recipe.yaml: a recipe is a mapping; its fields: name, device, seed, data, tasks, steps, search",
+    ),
 }
 
 

@@ -11,11 +11,13 @@ from .check import check
 from .data import data
 from .devices import devices
 from .evidence import evidence
+from .explain import explain
 from .export import export
 from .parity import answers, parity
 from .parts import Group, example
 from .protocol import protocol
 from .run import plan, recipes, run, schema
+from .search import search
 
 
 @click.group(
@@ -37,8 +39,10 @@ for command in (
     plan,
     recipes,
     schema,
+    search,
     data,
     export,
+    explain,
     protocol,
     answers,
     parity,

@@ -1,109 +1,168 @@
 """Distillation: a student learns from a teacher's cached answers, and from the reference standard where it exists.
 
-One loss for each kind of task, on raw outputs (Hinton et al. 2015, sec. 2, for classes; Romero et al., ICLR 2015, for
-feature hints; quality focal targets weighted by the teacher's confidence for boxes). The teacher is asked once, about
-the pictures as they are; masks, boxes and features then follow the same warp as the picture.
+- One loss for each kind of task, on raw outputs; which one, `Lessons` says. The files beside this one hold them, each
+  with its paper: `scalar_lessons`, `mask_lessons`, `box_lessons`, `feature_lessons`, `task_weights`.
+- The teacher is asked once, about the pictures as they are; masks, boxes and features then follow the same warp as the
+  picture.
+- What is not known of the reference standard is masked: an image without any target teaches through the teacher alone.
+- `answer_losses` needs no network, only its raw outputs, so that whatever gives these can be taught.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ...runtime.task import Task
 from ..batches import Batch
 from ..checkpoint import Objective
 from ..knobs import Lessons
-from ..losses import anchor_free_loss, masked_mean
+from ..models.heads import Head, Pyramid
 from ..models.network import Network
-
-BOX_SCORE_FLOOR = 0.3  # a teacher's box below this is no lesson
+from .box_lessons import box_lesson
+from .feature_lessons import (
+    attention_loss,
+    common_grid,
+    foreground_of,
+    hint_loss,
+    pooled,
+    relation_loss,
+    similarity_loss,
+)
+from .mask_lessons import mask_lesson
+from .scalar_lessons import bounded_loss, correlation_loss, decoupled_loss, gaussian_loss, soft_scalar_loss
+from .task_weights import Learned
 
 
 class Distilled(Objective):
-    """The student's losses: `soft_weight` of the teacher's lesson, the rest of the reference standard, plus a hint."""
+    """The student's losses: `soft_weight` of the teacher's lesson, the rest of the reference standard, plus features.
+
+    Args:
+        network: student, or a teacher that goes on learning from another.
+        lessons: how the teacher's answers enter the loss.
+        hint_channels: width of the teacher's features; 0 where there are none.
+    """
 
     network: Network
 
     def __init__(self, network: Network, lessons: Lessons, *, hint_channels: int) -> None:
         super().__init__(network)
         self.lessons = lessons
-        own = _coarse_channels(network)
-        self.project = nn.Conv2d(own, hint_channels, 1) if lessons.hint_weight > 0 and hint_channels > 0 else None
+        projected = lessons.hint_weight > 0 and hint_channels > 0 and lessons.hint == "cosine"
+        self.project = nn.Conv2d(_coarse_channels(network), hint_channels, 1) if projected else None
+        self.learned = Learned(network.tasks, lessons)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """One loss a task, and `hint`."""
+        """One loss a task, and `hint` and `relation` where they have a weight."""
         pyramid = self.network.pyramid(batch.images)
-        losses: dict[str, Tensor] = {}
-        for head in self.network.ordered_heads():
-            task = head.task
-            raw = head(pyramid)
-            hard = head.loss(pyramid, raw, batch.target(task))
-            soft = self._lesson(task, raw, batch)
-            mixed = hard if soft is None else (1 - self.lessons.soft_weight) * hard + self.lessons.soft_weight * soft
-            losses[task.name] = task.weight * mixed
-        if self.project is not None and batch.hint is not None:
-            losses["hint"] = self.lessons.hint_weight * hint_loss(self.project(pyramid[32]), batch.hint)
+        heads = self.network.ordered_heads()
+        raw: dict[str, Tensor] = {}
+        for head in heads:
+            raw |= head(pyramid)
+        losses = answer_losses(heads, raw, batch, self.lessons, pyramid=pyramid, learned=self.learned)
+        if batch.hint is not None:
+            losses |= self._feature_losses(pyramid[32], batch, batch.hint)
         return losses
 
-    def _lesson(self, task: Task, raw: dict[str, Tensor], batch: Batch) -> Tensor | None:
-        """The loss against the teacher, or None where the teacher does not answer this task."""
-        if task.kind == "detection":
-            if task.name not in batch.soft_boxes:
-                return None
-            boxes = [one[one[:, 5] >= BOX_SCORE_FLOOR] for one in batch.soft_boxes[task.name]]
-            return anchor_free_loss(
-                raw[f"{task.name}.boxes"], raw[f"{task.name}.scores"], boxes, self.network.architecture.box_stride
-            )
-        if task.name not in batch.soft:
+    def _feature_losses(self, own: Tensor, batch: Batch, teacher: Tensor) -> dict[str, Tensor]:
+        lessons, losses = self.lessons, {}
+        if lessons.hint_weight > 0:
+            features = own if self.project is None else self.project(own)
+            compare = {"cosine": hint_loss, "similarity": similarity_loss, "attention": attention_loss}[lessons.hint]
+            focus = _focus(batch, common_grid(own, teacher)) if lessons.hint_foreground > 0 else None
+            losses["hint"] = lessons.hint_weight * compare(features, teacher, focus, lessons.hint_foreground)
+        if lessons.relation_weight > 0:
+            losses["relation"] = lessons.relation_weight * relation_loss(own.mean((2, 3)), pooled(teacher))
+        return losses
+
+
+def answer_losses(
+    heads: Sequence[Head],
+    raw: dict[str, Tensor],
+    batch: Batch,
+    lessons: Lessons,
+    *,
+    pyramid: Pyramid | None = None,
+    learned: Learned | None = None,
+) -> dict[str, Tensor]:
+    """One loss a task from raw outputs, already weighted; it has a gradient also where nothing is known.
+
+    Args:
+        heads: which tasks there are and how each is judged against the reference standard (`Network.ordered_heads`).
+        raw: outputs by tensor name, as the heads give them.
+        batch: targets and the teacher's answers.
+        lessons: how the teacher's answers enter the loss; features take no part here.
+        pyramid: the feature maps; only the two-stage detector of a teacher needs them.
+        learned: weights and variances to be learned with the network; None: fixed ones.
+    """
+    learned = learned or Learned((), lessons)
+    losses: dict[str, Tensor] = {}
+    for head in heads:
+        task = head.task
+        hard = _reference_loss(head, raw, batch, lessons, pyramid, learned)
+        soft = _lesson(head, raw, batch, lessons, pyramid, learned)
+        mixed = hard if soft is None else (1 - lessons.soft_weight) * hard + lessons.soft_weight * soft
+        losses[task.name] = task.weight * learned.weighted(task, mixed)
+    return losses
+
+
+def _reference_loss(
+    head: Head, raw: dict[str, Tensor], batch: Batch, lessons: Lessons, pyramid: Pyramid | None, learned: Learned
+) -> Tensor:
+    """The loss against the reference standard, gaps masked."""
+    task = head.task
+    target = batch.target(task)
+    if task.kind == "regression" and lessons.value_lesson == "uncertain":
+        assert isinstance(target, Tensor)
+        return gaussian_loss(raw[task.name], target, learned.log_variance(task, teacher=False))
+    return head.loss(pyramid or {}, raw, target)
+
+
+def _lesson(
+    head: Head, raw: dict[str, Tensor], batch: Batch, lessons: Lessons, pyramid: Pyramid | None, learned: Learned
+) -> Tensor | None:
+    """The loss against the teacher, or None where the teacher does not answer this task."""
+    task = head.task
+    if task.kind == "detection":
+        if task.name not in batch.soft_boxes:
             return None
-        if task.kind == "segmentation":
-            return soft_mask_loss(task, raw[task.name], batch.soft[task.name], batch.view)
-        return soft_scalar_loss(task, raw[task.name], batch.soft[task.name], self.lessons.temperature)
-
-
-def soft_scalar_loss(task: Task, raw_BT: Tensor, teacher_BT: Tensor, temperature: float) -> Tensor:
-    """Softened cross entropy above the teacher's own entropy, times T^2 (Hinton et al. 2015); smooth L1 for values."""
+        return box_lesson(lessons.box_lesson, head, raw, batch.soft_boxes[task.name], pyramid)
+    if task.name not in batch.soft:
+        return None
+    own, teacher = raw[task.name], batch.soft[task.name]
+    if task.kind == "segmentation":
+        return mask_lesson(lessons.mask_lesson, task, own, teacher, batch.view)
     if task.kind == "regression":
-        return functional.smooth_l1_loss(raw_BT, teacher_BT)
-    student, teacher = raw_BT / temperature, teacher_BT / temperature
-    if task.kind == "multiclass":
-        return (
-            functional.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
-            * temperature**2
-        )
-    return binary_divergence(student, teacher).mean() * temperature**2
+        return _value_lesson(task, own, teacher, batch.scalars[task.name], lessons, learned)
+    return _class_lesson(task, own, teacher, batch.scalars[task.name], lessons)
 
 
-def binary_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of two Bernoulli variables given as logits, element by element; zero where equal."""
-    wanted = teacher.sigmoid()
-    cross = functional.binary_cross_entropy_with_logits(student, wanted, reduction="none")
-    return cross - functional.binary_cross_entropy_with_logits(teacher, wanted, reduction="none")
+def _class_lesson(task: Task, own: Tensor, teacher: Tensor, target: Tensor, lessons: Lessons) -> Tensor:
+    if lessons.class_lesson == "dist":
+        return correlation_loss(task, own, teacher, lessons.temperature)
+    if lessons.class_lesson == "dkd" and task.kind == "multiclass":  # two answers have no classes beside the right one
+        return decoupled_loss(task, own, teacher, target, lessons.temperature)
+    return soft_scalar_loss(task, own, teacher, lessons.temperature)
 
 
-def soft_mask_loss(task: Task, raw_BKhw: Tensor, teacher: Tensor, view_B1HW: Tensor) -> Tensor:
-    """Pixel-wise divergence from the teacher's mask, on the student's grid, inside the picture."""
-    size = raw_BKhw.shape[-2:]
-    teacher = functional.interpolate(teacher, size=size, mode="bilinear", align_corners=False)
-    known = functional.interpolate(view_B1HW.float(), size=size, mode="area") > 0.999
-    if task.exclusive:
-        divergence = functional.kl_div(
-            raw_BKhw.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True
-        ).sum(1, keepdim=True)
-        return masked_mean(divergence, known)
-    return masked_mean(binary_divergence(raw_BKhw, teacher), known.expand_as(raw_BKhw))
+def _value_lesson(
+    task: Task, own: Tensor, teacher: Tensor, target: Tensor, lessons: Lessons, learned: Learned
+) -> Tensor:
+    if lessons.value_lesson == "uncertain":
+        return gaussian_loss(own, teacher, learned.log_variance(task, teacher=True))
+    if lessons.value_lesson == "bounded":
+        return bounded_loss(own, teacher, target)
+    return soft_scalar_loss(task, own, teacher, lessons.temperature)
 
 
-def hint_loss(projected_BFhw: Tensor, teacher: Tensor) -> Tensor:
-    """1 - cosine similarity of feature vectors, cell by cell, on the smaller of the two grids."""
-    size = (min(projected_BFhw.shape[-2], teacher.shape[-2]), min(projected_BFhw.shape[-1], teacher.shape[-1]))
-    own = functional.adaptive_avg_pool2d(projected_BFhw, size)
-    wanted = functional.adaptive_avg_pool2d(teacher, size)
-    # Cells that the warp brought in from outside the picture hold zeros and teach nothing.
-    known = wanted.abs().sum(1) > 1e-6
-    return masked_mean(1 - functional.cosine_similarity(own, wanted, dim=1), known)
+def _focus(batch: Batch, grid: tuple[int, int]) -> Tensor | None:
+    """Weight of each cell of a grid by the teacher's boxes; None where it gives none."""
+    if not batch.soft_boxes:
+        return None
+    size = (batch.images.shape[-2], batch.images.shape[-1])
+    return foreground_of(list(batch.soft_boxes.values()), size, grid)
 
 
 def _coarse_channels(network: Network) -> int:

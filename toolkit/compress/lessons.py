@@ -52,19 +52,20 @@ def cached_answers(
     return found
 
 
-class Taught(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """By whom a student was taught."""
+class Taught(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """By whom a student was taught: the teacher that it is compared with, and others that taught it too."""
 
     teacher_digest: str
+    others: tuple[str, ...] = ()
 
 
-def write_taught(folder: Path, teacher_digest: str) -> None:
-    """Note the teacher's identity beside a student."""
-    write_json(folder / TAUGHT, Taught(teacher_digest))
+def write_taught(folder: Path, teacher_digest: str, others: tuple[str, ...] = ()) -> None:
+    """Note the teachers' identities beside a student."""
+    write_json(folder / TAUGHT, Taught(teacher_digest, others))
 
 
 def read_taught(folder: Path) -> str:
-    """Identity of a student's teacher; of a teacher itself the digest of its weights."""
+    """Identity of a student's (first) teacher; of a teacher itself the digest of its weights."""
     if not (folder / TAUGHT).exists():
         return file_sha256(folder / "model.safetensors")
     return msgspec.json.decode((folder / TAUGHT).read_bytes(), type=Taught).teacher_digest

@@ -227,11 +227,12 @@ def _counts(dataset: Dataset, task: Task) -> dict[str, dict[str, int]]:
         chosen = np.array([sample.split == split for sample in dataset.samples], np.bool_)
         if not chosen.any():
             continue
-        counts[split] = _said(dataset, task, np.flatnonzero(chosen)) | {NOT_KNOWN: int((chosen & ~known).sum())}
+        counts[split] = said(dataset, task, np.flatnonzero(chosen)) | {NOT_KNOWN: int((chosen & ~known).sum())}
     return counts
 
 
-def _said(dataset: Dataset, task: Task, chosen: np.ndarray[tuple[int], np.dtype[np.intp]]) -> dict[str, int]:
+def said(dataset: Dataset, task: Task, chosen: np.ndarray[tuple[int], np.dtype[np.intp]]) -> dict[str, int]:
+    """Count what the chosen images say about a task: by class, label, structure or measure."""
     match task.kind:
         case "binary" | "multiclass" | "ordinal":
             values = dataset.scalars[task.name][chosen, 0]

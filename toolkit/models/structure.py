@@ -62,7 +62,8 @@ def apply_structure(module: nn.Module, structure: Structure) -> None:
     if structure.merged:
         reparameterize_model(module, inplace=True)
     for path, layer in structure.resized.items():
-        _resize(_find(module, path), path, layer)
+        _resize(_find(module, path), path, layer, folded=path in structure.folded.values())
+    refresh_blocks(module)
     for norm, into in structure.folded.items():
         _give_bias(_find(module, into))
         _replace_norm(module, norm)
@@ -77,6 +78,28 @@ def resized_layers(before: nn.Module, after: nn.Module) -> dict[str, Layer]:
         if path in known and shapes != _own_shapes(known[path]):
             found[path] = Layer(tensors=shapes, groups=int(getattr(module, "groups", 1)))
     return found
+
+
+def refresh_blocks(module: nn.Module) -> None:
+    """Let blocks that merge their branches know the channels that their layers have by now.
+
+    timm merges by numbers that a block has kept from its making, under one of these names.
+    """
+    for block in module.modules():
+        if not any(hasattr(block, name) for name in MERGEABLE):
+            continue
+        layer = next((one for one in block.modules() if isinstance(one, nn.Conv2d)), None)
+        norm = next((one for one in block.modules() if isinstance(one, _BatchNorm)), None)
+        if layer is not None:
+            counts = layer.in_channels, layer.out_channels, layer.groups
+        elif norm is not None:  # a block whose only branch is the identity
+            counts = norm.num_features, norm.num_features, norm.num_features if getattr(block, "groups", 1) > 1 else 1
+        else:
+            continue
+        named = zip((("in_chs", "in_channels", "dim"), ("out_chs", "out_channels"), ("groups",)), counts, strict=True)
+        for names, count in named:
+            for name in vars(block).keys() & set(names):
+                setattr(block, name, count)
 
 
 def can_merge(module: nn.Module) -> bool:
@@ -178,9 +201,11 @@ def _find(module: nn.Module, path: str) -> nn.Module:
         raise FoveolaError("model.json", fault, "it belongs to another architecture") from None
 
 
-def _resize(module: nn.Module, path: str, layer: Layer) -> None:
+def _resize(module: nn.Module, path: str, layer: Layer, *, folded: bool) -> None:
     for name, shape in layer.tensors.items():
         own = getattr(module, name, None)
+        if own is None and name == "bias" and folded:
+            continue  # it comes with the normalisation that is folded in afterwards
         if not isinstance(own, Tensor) or own.dim() != len(shape):
             fault = f"the structure gives {path}.{name} the shape {shape}, which the network's cannot take"
             raise FoveolaError("model.json", fault, "it belongs to another architecture")

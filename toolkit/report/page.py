@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from . import wording
 
 TOOLKIT = Path(__file__).parents[1]
-TEMPLATES = ("report", "review", "pack")  # folders that hold some
+TEMPLATES = ("report", "review", "pack", "search")  # folders that hold some
 DIGITS = 16  # of a digest that identifies a printed page
 
 

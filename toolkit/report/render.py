@@ -19,6 +19,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from ...runtime.manifest import Manifest
+from ..explain.record import Explained
 from ..parity.evidence import VERDICTS, Evidence, Flip, Verdict
 from ..parity.flips import exemplars
 from ..parity.measured import MIN_PATIENTS
@@ -30,6 +31,7 @@ from . import figures, wording
 from . import tables as report_tables
 from .blocks import blocks_of, scales_of
 from .forget import group_tables, label_tables
+from .layers import layers_block
 from .page import page_environment, printed_digest
 from .pictures import WIDTH
 from .table import Speed
@@ -73,6 +75,7 @@ def render_report(
     machine: str = "",
     protocol: Protocol | None = None,
     forms: Sequence[Variant] = (),
+    layers: Explained | None = None,
 ) -> str:
     """One HTML page of a proof.
 
@@ -85,6 +88,7 @@ def render_report(
         protocol: under which the proof was made, for what it fixed beside the margins; None: only what the evidence
             itself tells.
         forms: in which the student was tried, and why each ships or does not.
+        layers: what the student is made of, layer by layer, with times of this machine.
 
     Returns:
         The page; write it as UTF-8.
@@ -105,6 +109,7 @@ def render_report(
             speeds=_bars(speeds),
             machine=machine,
             forms=[(one.chosen, row_words(one)) for one in forms],
+            layers=layers_block(layers) if layers else None,
             headline=wording.headline(evidence),
             confidence=wording.confidence(evidence.alpha),
             power=f"{100 * evidence.power:g}",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from ...runtime.errors import FoveolaError
 from ...runtime.manifest import Arithmetic, EngineName, InputType
 from ..knobs import Count
 from ..stage import Stage
@@ -25,13 +26,20 @@ class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         split: the images that set the ranges; never those of training or of the proof.
         images: at most so many of them.
         min_images: fewer are refused; a number below 128 is shown in the bundle and the report.
-        method: how ranges are set.
+        method: how ranges are set; `auto` takes the rule with the least noise. Ranges that a `qat` step has learned are
+            taken as they are.
+        equalise: cross-layer equalisation: channels of `weights` or of `activations` are made more equal.
+        rounding: of the weights: to the nearest step, or `adaround`, as the layers' answers ask.
+        bias_correction: takes each layer's mean error out of its bias. Of these levers, `auto` keeps what pays.
+        least_slack: mixed precision: the most sensitive layers go back to float until the worst task has so much slack
+            on the validation images (1 as good as float, 0 its whole margin lost); none: 8 bits throughout.
+        most_float: layers that may go back.
         overflow: the cure on a device whose profile asks for 7-bit weights: `fit` coarsens a channel only as far as its
             worst pair of weights asks, `seven` halves every scale, `unsigned` is for ONNX Runtime alone.
         float_layers: layers that stay float, by their names in `saturation.json`.
     """
 
-    VERSION = 2  # 1 had no lint, and 63 steps in every layer where the device asks for 7-bit weights
+    VERSION = 3  # 2 looked at no image and told nothing by layer; 1 had no lint, and 63 steps everywhere with 7 bits
     INPUTS = ("of",)
     ACCEPTS = {"of": (*STUDENTS, *NETWORKS)}  # noqa: RUF012
     USES = frozenset({"tasks", "device"})
@@ -40,14 +48,23 @@ class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     split: Literal["calibration", "val"] = "calibration"
     images: Count = 256
     min_images: Count = MIN_CALIBRATION_IMAGES
-    method: Literal["minmax", "percentile", "entropy"] = "minmax"
+    method: Literal["minmax", "percentile", "entropy", "mse", "auto"] = "minmax"
+    equalise: Literal["off", "weights", "activations", "auto"] = "off"
+    rounding: Literal["nearest", "adaround", "auto"] = "nearest"
+    bias_correction: Literal["off", "on", "auto"] = "off"
+    least_slack: Annotated[float, Meta(le=1)] | None = None
+    most_float: Count = 4
     overflow: Literal["fit", "seven", "unsigned"] = "fit"
     float_layers: tuple[str, ...] = ()
 
     def check_ahead(self, work: Work) -> None:
-        """Enough calibration images, none of them used elsewhere."""
+        """The device computes int8; enough calibration images, none of them used elsewhere."""
         from ..data.dataset import calibration_set
 
+        if not any("int8" in engine.precisions for engine in work.device.engines):
+            offers = "; ".join(f"{one.engine}: {', '.join(one.precisions)}" for one in work.device.engines)
+            fault = f"no engine of {work.device.id} computes int8 ({offers})"
+            raise FoveolaError(work.step, fault, "leave the step out, or choose another device")
         calibration_set(dataset_of(work), self.split, self.images, self.min_images)
 
     def run(self, work: Work) -> None:
@@ -65,9 +82,15 @@ class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             weight_bits=work.device.export.weight_bits,
             overflow=self.overflow,
             float_layers=self.float_layers,
+            equalise=self.equalise,
+            rounding=self.rounding,
+            bias_correction=self.bias_correction,
+            least_slack=self.least_slack,
+            most_float=self.most_float,
             folder=work.folder,
             cache=work.cache,
             progress=work.progress,
+            log=work.log,
         )
 
 
@@ -84,6 +107,7 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         precisions: which are tried; empty: those of the device's engines.
         nncf: try NNCF's own int8 on OpenVINO too; `accuracy` puts layers back to float until the worst task keeps its
             margin on the validation images.
+        weight_only: try float32 with weights stored as bytes too: a quarter of the size, seldom faster.
         pick: by times measured here (`measure`), by the device's `roofline`, measured where this machine is such a
             device and else by the roofline (`auto`), or the `first` of `precisions` that keeps its margins.
         input_type: of the graphs: `float32` in 0..1, or `uint16` for a detector's words (not for TensorRT).
@@ -101,6 +125,7 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     engines: tuple[EngineName, ...] = ()
     precisions: tuple[Arithmetic, ...] = ()
     nncf: Literal["off", "on", "accuracy"] = "on"
+    weight_only: bool = False
     pick: Literal["auto", "measure", "roofline", "first"] = "auto"
     input_type: InputType = "float32"
     compare: Count = 32
@@ -114,7 +139,8 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         candidates(work.device, self.engines, precisions=self.precisions, quantised=True, nncf=self.nncf != "off")
 
     def run(self, work: Work) -> None:
-        """Write `core.foveola`, not yet proved and not signed, and `variants.json`."""
+        """Write `core.foveola`, not yet proved and not signed, `variants.json` and `layers.json`."""
+        from ..explain.keep import keep_layers
         from ..ship import make_core
         from ..variants.table import VARIANTS, read_variants, variant_lines
 
@@ -124,6 +150,7 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             engines=self.engines,
             precisions=self.precisions,
             nncf=self.nncf,
+            weight_only=self.weight_only,
             pick=self.pick,
             input_type=self.input_type,
             compare=self.compare,
@@ -137,6 +164,8 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             cache=work.cache,
             progress=work.progress,
         )
+        of, name, device = work.inputs["of"], work.recipe.name, work.recipe.device
+        keep_layers(of, name, dataset_of(work), device=device, folder=work.folder, cache=work.cache)
         for line in variant_lines(read_variants(work.folder / VARIANTS)):
             work.log(line)
 

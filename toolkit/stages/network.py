@@ -9,10 +9,24 @@ from msgspec import Meta
 
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import InputSpec
-from ..knobs import Above, Augment, Count, Lessons, Plan, Shape, Share
+from ..knobs import (
+    Above,
+    Augment,
+    BoxLesson,
+    ClassLesson,
+    Count,
+    Hint,
+    Lessons,
+    MaskLesson,
+    NotNegative,
+    Plan,
+    Shape,
+    Share,
+    TaskWeights,
+    ValueLesson,
+)
 from ..stage import Stage
 from ..work import Work
-from ..workers import leads
 from .data import dataset_of
 
 TEACHERS = ("train", "load", "finetune", "continual", "team")  # stages that leave a teacher
@@ -167,78 +181,33 @@ class LessonStage(LoopStage, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         soft_weight: share of the teacher's lesson in the loss.
         temperature: by which the teacher's logits are softened.
         hint_weight: weight of the feature hint; 0 for none.
+        class_lesson: `kd` (divergence of softened answers), `dist` (their correlation) or `dkd` (decoupled divergence).
+        value_lesson: `close` to the teacher's value, `bounded` by its error, or `uncertain` with a learned variance.
+        mask_lesson: divergence by `pixels`, of `channels` over the picture, or `both`.
+        box_lesson: the teacher's sure `boxes` as if annotated, or all of them with its `scores` as targets.
+        hint: features are compared by `cosine` after a projection, by `similarity` of images, or by `attention` maps.
+        hint_foreground: share of the hint that counts only where the teacher sees boxes.
+        relation_weight: weight of distances and angles between the features of a batch's images; 0 for none.
+        task_weights: `fixed` (those of the tasks) or `learned` beside them.
+        unlabelled: train images without any target teach too, through the teacher's answers.
     """
 
     soft_weight: Share = 0.7
     temperature: Above = 2.0
-    hint_weight: Annotated[float, Meta(ge=0)] = 0.5
+    hint_weight: NotNegative = 0.5
+    class_lesson: ClassLesson = "kd"
+    value_lesson: ValueLesson = "close"
+    mask_lesson: MaskLesson = "pixels"
+    box_lesson: BoxLesson = "boxes"
+    hint: Hint = "cosine"
+    hint_foreground: Share = 0.0
+    relation_weight: NotNegative = 0.0
+    task_weights: TaskWeights = "fixed"
+    unlabelled: bool = True
 
     def lessons(self) -> Lessons:
         """How the teacher's answers enter the loss."""
         return Lessons(**{field: getattr(self, field) for field in Lessons.__struct_fields__})
-
-
-class Distill(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Train a student on the teacher's answers, and on the reference standard where it is known.
-
-    Args:
-        teacher: the step of the teacher.
-        backbone: timm's name of the network.
-        input: size, channels, window and normalisation of the input.
-        width: channels of the student's decoder.
-        mask_stride: input pixels per mask cell.
-        box_stride: input pixels per cell of the detector's grid.
-    """
-
-    VERSION = 2  # 1 took a teacher's values for standardised ones, whatever their scale
-    INPUTS = ("teacher",)
-    ACCEPTS = {"teacher": TEACHERS}  # noqa: RUF012 - msgspec leaves class variables alone
-
-    teacher: str
-    backbone: str
-    input: InputSpec
-    width: Count = 64
-    mask_stride: Literal[4, 8] = 8
-    box_stride: Literal[4, 8] = 8
-
-    def check_ahead(self, work: Work) -> None:
-        """There are cases to train and validate on, and the backbone is known."""
-        check_new(work, self.backbone, self.input)
-
-    def run(self, work: Work) -> None:
-        """Ask the teacher once, then train; resumes at the last epoch."""
-        from ..compress.lessons import cached_answers, write_taught
-        from ..teachers.load import read_input, read_scale
-        from ..train import distil_student
-
-        dataset = dataset_of(work)
-        answers = cached_answers(
-            work.inputs["teacher"], work.digests["teacher"], dataset.subset("train"), work.cache, work.progress
-        )
-        shape = Shape(
-            backbone=self.backbone,
-            input=self.input,
-            width=self.width,
-            mask_stride=self.mask_stride,
-            box_stride=self.box_stride,
-        )
-        distil_student(
-            dataset,
-            shape,
-            self.plan(),
-            answers,
-            taught_on=read_input(work.inputs["teacher"]),
-            taught_scale=read_scale(work.inputs["teacher"]),
-            lessons=self.lessons(),
-            folder=work.folder,
-            cache=work.cache,
-            seed=work.seed,
-            report=work.progress,
-            weights=self.start(),
-            log=work.log_file,
-        )
-        if leads():
-            write_taught(work.folder, work.digests["teacher"])
 
 
 def check_new(work: Work, backbone: str, spec: InputSpec) -> None:

@@ -10,10 +10,14 @@ from ..stage import Stage
 from .artefact import Bench, Export, Parity, Quantize, Sign
 from .calibrate import Calibrate
 from .data import Manifest, Phantom
+from .distill import Distill
 from .join import Join
-from .network import Distill, Load, Train
+from .network import Load, Train
 from .pack import MakePack
 from .protocol import FixProtocol
+from .prune import Prune
+from .qat import Qat
+from .rehearse import Rehearse
 from .review import Review
 from .teachers import Continual, Finetune, Pretrain
 from .team import Team
@@ -31,6 +35,9 @@ STAGES: dict[str, type[Stage]] = {
     "review": Review,
     "protocol": FixProtocol,
     "distill": Distill,
+    "prune": Prune,
+    "rehearse": Rehearse,
+    "qat": Qat,
     "quantize": Quantize,
     "calibrate": Calibrate,
     "export": Export,

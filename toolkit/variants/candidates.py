@@ -16,7 +16,7 @@ from ...runtime.engine import engine_of
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import Arithmetic, EngineName, EngineOptions, OpenVinoOptions, TensorRtOptions
 
-Quantiser = Literal["none", "portable", "nncf"]
+Quantiser = Literal["none", "portable", "nncf", "weights"]
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         options: as the bundle's manifest would have them.
-        quantiser: what made the integers; `none` for a float form.
+        quantiser: what made the integers; `none` for a float form, `weights` for one whose weights alone are bytes.
     """
 
     options: EngineOptions
@@ -62,6 +62,7 @@ def candidates(
     precisions: Sequence[Arithmetic] = (),
     quantised: bool,
     nncf: bool,
+    weight_only: bool = False,
 ) -> tuple[Candidate, ...]:
     """List the forms to write, in order of preference.
 
@@ -71,6 +72,7 @@ def candidates(
         precisions: which of their precisions; none: all.
         quantised: whether there is an int8 graph.
         nncf: whether NNCF's int8 is a candidate too.
+        weight_only: whether float32 with weights as bytes is one, where the device computes float32.
 
     Raises:
         FoveolaError: an engine that the device has not, or nothing that it could run.
@@ -84,6 +86,8 @@ def candidates(
             if (precisions and precision not in precisions) or (precision == "int8" and not quantised):
                 continue
             found += _of(settings[engine], precision, nncf=nncf)
+            if weight_only and precision == "float32" and engine != "tensorrt":
+                found += [msgspec.structs.replace(one, quantiser="weights") for one in found[-1:]]
     absent = [engine for engine in wanted if engine not in {one.engine for one in found}]
     if absent:
         offers = "; ".join(f"{engine}: {', '.join(offered[engine])}" for engine in absent)

@@ -59,6 +59,7 @@ def make_variants(
     engines: Sequence[EngineName],
     precisions: Sequence[Arithmetic] = (),
     nncf: Nncf = "on",
+    weight_only: bool = False,
     pick: Pick = "auto",
     input_type: InputType = "float32",
     compare: int = 32,
@@ -77,6 +78,7 @@ def make_variants(
         engines: which of its engines; none: all.
         precisions: which of their precisions; none: all.
         nncf: whether NNCF's int8 is a candidate on OpenVINO, and whether under accuracy control.
+        weight_only: whether float32 with weights as bytes is a candidate.
         pick: by times measured here, by the roofline, `auto` (measured where this machine is such a device), or the
             first by preference.
         input_type: of the graphs; `uint16` takes a detector's words.
@@ -92,7 +94,12 @@ def make_variants(
         folder = Path(scratch)
         sources, calibration = find_sources(of, network, dataset, device, folder, cache, input_type=input_type)
         listed = candidates(
-            device, engines, precisions=precisions, quantised=sources.int8_graph is not None, nncf=nncf != "off"
+            device,
+            engines,
+            precisions=precisions,
+            quantised=sources.int8_graph is not None,
+            nncf=nncf != "off",
+            weight_only=weight_only,
         )
         total = 2 * len(listed) + 2
         progress(0, total, "torch answers the validation images")

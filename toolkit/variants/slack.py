@@ -6,7 +6,7 @@ task's primary metric, and negative beyond. It chooses between forms; what it ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +54,23 @@ def slacks(network: Network, reference: RawAnswers, answers: RawAnswers, val: Ar
     scale = network.target_scale
     before = score_answers(network.tasks, reference, val, scale).by_task
     after = score_answers(network.tasks, answers, val, scale).by_task
+    return slack_of(network.tasks, before, after, val)
+
+
+def slack_of(
+    tasks: Sequence[Task], before: Mapping[str, float], after: Mapping[str, float], val: Arrays
+) -> dict[str, float]:
+    """Slack of each task that was scored before.
+
+    Args:
+        tasks: with their margins.
+        before: score of each task (`score_answers`) of the network that is compared with.
+        after: of the other one; a task that is absent has lost all.
+        val: the targets of the scored images.
+    """
     return {
         task.name: 1 - max(before[task.name] - after.get(task.name, -1.0), 0.0) / _step(task, val)
-        for task in network.tasks
+        for task in tasks
         if task.name in before
     }
 

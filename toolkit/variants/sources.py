@@ -15,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 
 from ...devices.profile import Profile
+from ...export.calibrate import Method, Range, read_ranges
+from ...export.corrections import CORRECTIONS, Corrections, load_corrections
 from ...export.onnx_graph import Origins, export_onnx
 from ...export.placement import LAYERS
 from ...export.quantize import quantize_onnx
@@ -22,16 +24,15 @@ from ...export.saturation.integer_layers import unproved_layers
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import Calibration, InputType
 from ..compress.overflow import SATURATION, SaturationRecord
-from ..compress.quantise import CALIBRATION, FLOAT_GRAPH, INT8_GRAPH
+from ..compress.quantise import CALIBRATION, FLOAT_GRAPH, INT8_GRAPH, RANGES
 from ..data.arrays import prepare_arrays
 from ..data.dataset import Dataset, calibration_set, images_digest
 from ..models.dense_teacher import as_graph
 from ..models.network import Network
 from ..models.outputs import graph_outputs
-from .write import Images, Sources
+from .write import SHOWN, Images, Sources
 
 NOT_CALIBRATED = Calibration(method="none", images=0, min_images=0, images_digest="0" * 64)
-SHOWN = 16  # images whose values a typed graph of a student in float must hold; as many as `write_kit` looks at
 
 
 def find_sources(
@@ -67,7 +68,8 @@ def find_sources(
         float_graph = folder / FLOAT_GRAPH
         export_onnx(as_graph(network), network.input, graph_outputs(network), float_graph, opset=device.export.opset)
     int8_graph = of / INT8_GRAPH if record is not NOT_CALIBRATED else None
-    method = "minmax" if record.method == "none" else record.method
+    method: Method = "minmax" if record.method == "none" or record.method == "learned" else record.method
+    ranges, corrections = _known(of, float_graph, record)
     kept = _kept_float(int8_graph, float_graph) if int8_graph is not None else ()
     if int8_graph is not None and not _fits(int8_graph, of / SATURATION, device):
         int8_graph = folder / "int8.onnx"
@@ -80,6 +82,8 @@ def find_sources(
             overflow="fit",
             float_layers=kept,
             min_images=record.min_images,
+            ranges=ranges,
+            corrections=corrections,
         )
     sources = Sources(
         float_graph=float_graph,
@@ -87,12 +91,41 @@ def find_sources(
         images=images,
         method=method,
         float_layers=kept,
+        ranges=ranges,
+        corrections=corrections,
         input_type=input_type,
         tensorrt=trt.versions if (trt := device.engine("tensorrt")) else "",
         weight_bits=device.export.weight_bits,
         origins=lru_cache(maxsize=1)(lambda: _origins(network, device, folder)),
     )
     return sources, record
+
+
+def _known(of: Path, float_graph: Path, record: Calibration) -> tuple[dict[str, Range] | None, Corrections]:
+    """The step's own ranges and corrections, which hold for its own float graph and for none that was made anew.
+
+    Raises:
+        FoveolaError: the ranges were learned, and another opset numbers the graph's tensors anew.
+    """
+    own = of / FLOAT_GRAPH
+    if not (of / RANGES).exists() or not own.exists() or record is NOT_CALIBRATED:
+        return None, Corrections()
+    if float_graph == own or _tensors(float_graph) == _tensors(own):
+        equalised = float_graph != own and _weights(float_graph) != _weights(own)
+        if not equalised:
+            return read_ranges(of / RANGES), load_corrections(of / CORRECTIONS)
+    if record.method == "learned":
+        fault = "the ranges were learned for another opset than the device's"
+        raise FoveolaError(str(of), fault, "train and quantise the student with this device in the recipe")
+    return None, Corrections()
+
+
+def _tensors(path: Path) -> list[str]:
+    return [name for node in onnx.load(path).graph.node for name in (node.op_type, *node.output)]
+
+
+def _weights(path: Path) -> dict[str, bytes]:
+    return {tensor.name: tensor.raw_data for tensor in onnx.load(path).graph.initializer}
 
 
 def _origins(network: Network, device: Profile, folder: Path) -> Origins:

@@ -11,8 +11,11 @@ from foveola.runtime.errors import FoveolaError
 from foveola.runtime.manifest import InputSpec
 from foveola.runtime.task import Kind, Task
 from foveola.toolkit.compress import lessons
-from foveola.toolkit.compress.distill import Distilled, hint_loss, soft_mask_loss, soft_scalar_loss
+from foveola.toolkit.compress.distill import Distilled
+from foveola.toolkit.compress.feature_lessons import hint_loss
 from foveola.toolkit.compress.lessons import cached_answers
+from foveola.toolkit.compress.mask_lessons import soft_mask_loss
+from foveola.toolkit.compress.scalar_lessons import soft_scalar_loss
 from foveola.toolkit.knobs import Lessons
 from foveola.toolkit.models.network import load_network
 from foveola.toolkit.train import distil_student, teacher_answers, train_teacher

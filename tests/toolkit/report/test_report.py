@@ -29,6 +29,7 @@ from foveola.runtime.manifest import (
     TaskOutput,
 )
 from foveola.runtime.task import Task
+from foveola.toolkit.explain.record import Explained, Layer, Part
 from foveola.toolkit.parity.evidence import Curve, Endpoint, Evidence, Flip, Subgroup, Verdict
 from foveola.toolkit.report import figures, wording
 from foveola.toolkit.report.pictures import WIDTH, flip_picture
@@ -480,6 +481,28 @@ def test_every_form_says_why_it_ships_or_does_not(report: str) -> None:
     assert "about 5.00" in said
     assert "<b>onnxruntime float32</b>" in report
     assert "<b>onnxruntime int8</b>" not in report
+
+
+def test_a_student_is_shown_layer_by_layer_where_that_is_known(report: str) -> None:
+    layer = Layer(
+        node="conv_2", operator="Conv", module="backbone.stem", part="backbone stem", weighted=True, parameters=320,
+        macs=1000, arithmetic="float32", kept_float="asked <for>", sqnr_db=21.5,
+    )  # fmt: skip
+    part = Part(
+        name="backbone stem", kind="backbone", layers=1, float_layers=1, parameters=320, macs=1000, least_db=21.5
+    )
+    layers = Explained(
+        name="n", step="quantize", backbone="b", input=(8, 8, 1), tasks=("sex",), quantised=True, layers=(layer,),
+        parts=(part,),
+    )  # fmt: skip
+
+    page = render_report(make_evidence(), make_manifest(), layers=layers)
+
+    assert Page(page).open == []
+    assert 'href="#layers"' in page
+    assert 'id="layers"' in page
+    assert "Asked &lt;for&gt;." in page
+    assert 'id="layers"' not in report
 
 
 def test_a_proof_without_anything_still_gives_a_page() -> None:
