@@ -164,6 +164,22 @@ def quantise(road: Road, student: Path, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
+def ptq(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The student quantised without training."""
+    folder = tmp_path_factory.mktemp("ptq") / "int8"
+    quantise(road, road.student, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def int8(road: Road, trained: tuple[Path, QatRecord], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained student quantised."""
+    folder = tmp_path_factory.mktemp("qat") / "int8"
+    quantise(road, trained[0], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def trained(road: Road, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, QatRecord]:
     """A finished step whose training is kept, whatever it was worth."""
     folder = tmp_path_factory.mktemp("trained")
@@ -189,12 +205,9 @@ def test_a_kept_training_changes_weights_and_ranges_and_says_why(road: Road, tra
 
 
 def test_the_int8_graph_has_the_quantisers_of_quantisation_alone_and_the_learned_ranges(
-    road: Road, trained: tuple[Path, QatRecord], tmp_path: Path
+    trained: tuple[Path, QatRecord], ptq: Path, int8: Path
 ) -> None:
-    folder, _ = trained
-    quantise(road, road.student, tmp_path / "ptq")
-    quantise(road, folder, tmp_path / "qat")
-    ptq, own = (onnx.load(tmp_path / name / INT8_GRAPH) for name in ("ptq", "qat"))
+    alone, own = onnx.load(ptq / INT8_GRAPH), onnx.load(int8 / INT8_GRAPH)
 
     def places(model: onnx.ModelProto) -> set[tuple[str, ...]]:
         return {(node.op_type, *node.input) for node in model.graph.node if "Linear" in node.op_type}
@@ -202,23 +215,22 @@ def test_the_int8_graph_has_the_quantisers_of_quantisation_alone_and_the_learned
     def types(model: onnx.ModelProto) -> Counter[tuple[int, tuple[int, ...]]]:
         return Counter((one.data_type, tuple(one.dims)) for one in model.graph.initializer)
 
-    assert places(own) == places(ptq)
-    assert Counter(node.op_type for node in own.graph.node) == Counter(node.op_type for node in ptq.graph.node)
-    assert types(own) == types(ptq)
+    assert places(own) == places(alone)
+    assert Counter(node.op_type for node in own.graph.node) == Counter(node.op_type for node in alone.graph.node)
+    assert types(own) == types(alone)
     stored = {one.name: numpy_helper.to_array(one) for one in own.graph.initializer}
-    for name, extent in read_ranges(folder / RANGES).items():
+    for name, extent in read_ranges(trained[0] / RANGES).items():
         steps = 127 if extent.low < 0 else 255
         assert float(stored[f"{name}.scale"]) == np.float32(extent.high / steps), name
 
 
 def test_the_int8_graph_answers_as_the_fake_quantisers_did(
-    road: Road, trained: tuple[Path, QatRecord], tmp_path: Path
+    road: Road, trained: tuple[Path, QatRecord], int8: Path
 ) -> None:
     folder, record = trained
-    quantise(road, folder, tmp_path / "int8")
-    calibrated = calibrate_graph(tmp_path / "int8" / FLOAT_GRAPH, [], min_images=0, ranges=read_ranges(folder / RANGES))
+    calibrated = calibrate_graph(int8 / FLOAT_GRAPH, [], min_images=0, ranges=read_ranges(folder / RANGES))
     graph = QuantisedGraph(calibrated).eval()
-    session = open_session(OnnxRuntimeOptions(), {"model.onnx": (tmp_path / "int8" / INT8_GRAPH).read_bytes()})
+    session = open_session(OnnxRuntimeOptions(), {"model.onnx": (int8 / INT8_GRAPH).read_bytes()})
     image = next(iter(np.load(next(iter(road.cache.glob("images-*.npy"))))))[None]
 
     with torch.no_grad():
@@ -250,20 +262,18 @@ def test_a_training_killed_between_epochs_ends_as_an_uninterrupted_one(
 
 
 def test_a_training_that_leaves_the_worst_task_worse_changes_nothing(
-    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    road: Road, ptq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worths = [Worth({"bright": 0.2}, 0.5), Worth({"bright": 0.1}, 0.9)]
     monkeypatch.setattr(Judge, "worth", lambda self, calibrated: worths.pop(0))
     record, said = train(road, tmp_path / "qat", plan=msgspec.structs.replace(PLAN, epochs=1))
-    quantise(road, tmp_path / "qat", tmp_path / "int8")
-    quantise(road, road.student, tmp_path / "ptq")
 
     assert record.kept == "calibration"
     assert said[-1] == "kept: those before the training; worst slack 0.20 before it, 0.10 after"
     start, end = folded_copy(load_network(road.student)).state_dict(), load_network(tmp_path / "qat").state_dict()
     assert all(torch.equal(start[name], end[name]) for name in start)
-    own, ptq = (read_ranges(tmp_path / name / RANGES) for name in ("int8", "ptq"))
-    assert all(own[name].high == pytest.approx(max(ptq[name].high, -ptq[name].low), rel=1e-4) for name in ptq)
+    own, alone = read_ranges(tmp_path / "qat" / RANGES), read_ranges(ptq / RANGES)
+    assert all(own[name].high == pytest.approx(alone[name].magnitude, rel=1e-4) for name in alone)
 
 
 def test_nothing_is_trained_where_the_slack_is_enough_already(
