@@ -113,7 +113,7 @@ def folded_copy(network: Network) -> Network:
     """
     plan = network.architecture
     own = copy.deepcopy(network).eval()
-    merged = merged_copy(own)
+    merged = own if plan.structure.merged else merged_copy(own)
     assert isinstance(merged, Network)
     blank = torch.zeros(1, plan.input.channels, plan.input.height, plan.input.width)
     pairs = foldable_norms(merged, lambda: merged(blank))

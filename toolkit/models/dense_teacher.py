@@ -44,7 +44,8 @@ def as_graph(network: Network) -> Network | DenseTeacher:
 
     Blocks that trained with several branches have them merged.
     """
-    merged = merged_copy(network)
+    # A block that is merged already cannot be merged again (timm's RepMixer of FastViT has no branches left).
+    merged = network if network.architecture.structure.merged else merged_copy(network)
     assert isinstance(merged, Network)
     return DenseTeacher(merged) if network.architecture.role == "teacher" else merged
 

@@ -112,7 +112,7 @@ def test_a_folded_copy_is_rebuilt_from_its_record(tmp_path: Path) -> None:
 
 
 def test_folding_twice_changes_nothing_more() -> None:
-    once = folded_copy(student_of(THREE, "repvgg_a0"))
+    once = folded_copy(student_of(THREE, "fastvit_t8"))
 
     assert once.architecture.structure.merged
     assert folded_copy(once).architecture == once.architecture

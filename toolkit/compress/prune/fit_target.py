@@ -49,7 +49,7 @@ class Fit:
         if wanted / reached <= 1 + CLOSE:
             reading = self.meter.read(self.network)
             return self._checked(0.0, reading, whole, last=part == 1)
-        found = find_ratio(wanted / reached, lambda ratio: self.speedup(self.quick(ratio)) / reached)
+        found = find_ratio(wanted / reached, lambda ratio: self.speedup(self.quick(ratio)) / reached, rough=part < 1)
         near = sorted(found.tried, key=lambda ratio: off(found.tried[ratio] * reached, wanted))[:AGAIN]
         ratio, reading = near[0], self.slow(near[0])
         for other in near[1:]:
@@ -86,7 +86,9 @@ class Fit:
         return self.known[key]
 
     def slow(self, ratio: float) -> Reading:
-        """Time the network at a ratio at length."""
+        """Time the network at a ratio at length; a prediction would be the same again."""
+        if self.quick(ratio).source == "predicted":
+            return self.quick(ratio)
         return self.meter.read(shrink(self.network, self.at(ratio)))
 
     def _checked(self, ratio: float, reading: Reading, wanted: float, *, last: bool) -> tuple[float, Reading]:

@@ -13,7 +13,8 @@ from math import log
 import msgspec
 
 TOLERANCE = 0.10  # of the wanted speed-up
-CLOSE = 0.03  # near enough to stop
+CLOSE = 0.03  # near enough to stop; after `SOME` ratios half of the tolerance is
+SOME = 5
 MOST = 0.9  # share of the channels that a search takes at most
 TRIES = 12  # ratios that are measured, without the neighbourhood
 NARROW = 0.004  # ratios that differ by less give the same widths
@@ -37,13 +38,13 @@ def off(speedup: float, wanted: float) -> float:
     return abs(speedup / wanted - 1)
 
 
-def find_ratio(wanted: float, measure: Callable[[float], float], *, tries: int = TRIES) -> Found:
+def find_ratio(wanted: float, measure: Callable[[float], float], *, rough: bool = False) -> Found:
     """Find the ratio whose speed-up is nearest to the wanted one.
 
     Args:
         wanted: times faster, above 1.
         measure: speed-up at a ratio; called once for each.
-        tries: at most so many ratios are measured before the neighbourhood.
+        rough: the first few ratios will do.
     """
     tried: dict[float, float] = {}
 
@@ -58,14 +59,15 @@ def find_ratio(wanted: float, measure: Callable[[float], float], *, tries: int =
 
     low, high = 0.0, 1.0
     ratio = min(MOST, 1 - wanted**-0.5)  # multiply-adds go with the square of the channels
-    while len(tried) < tries and high - low > NARROW:
+    while len(tried) < (SOME if rough else TRIES) and high - low > NARROW:
         speedup = ask(ratio)
-        if off(speedup, wanted) <= CLOSE or (speedup < wanted and ratio >= MOST):
+        enough = TOLERANCE / 2 if len(tried) >= SOME else CLOSE
+        if off(best().speedup, wanted) <= enough or (speedup < wanted and ratio >= MOST):
             break
         low, high = (ratio, high) if speedup < wanted else (low, ratio)
         ratio = _next(ratio, speedup, wanted, low, high)
     for step in NEIGHBOURS:
-        if best().meets(wanted):
+        if rough or best().meets(wanted):
             break
         near = round(best().ratio + step, 4)
         if 0 < near <= MOST:
