@@ -278,6 +278,8 @@ def _look(site: Site, study: optuna.study.Study, number: int, wish: Wish) -> Non
             while helper.poll() is None:
                 site.quiet.breathe()
                 time.sleep(0.2)
+        if helpers:
+            work(site, study, number, wanted)  # what a helper that died has left
     finally:
         for helper in helpers:
             helper.terminate()
