@@ -5,7 +5,8 @@ Left alone are, without any name being known here:
 - the layers that give the outputs, found by walking back from them;
 - what the user names;
 - convolutions whose channels are filtered in groups of several;
-- what the network could not answer without: each group is tried out where trying all of them together fails.
+- what the network could not answer without: all groups are tried together, and where that fails they are halved until
+  those that fail are alone.
 
 A trial is passed when the network without some channels answers as the whole one whose channels are silent.
 """
@@ -121,15 +122,23 @@ def _grouped(layer: Any) -> bool:
 
 
 def _broken(network: Network, groups: Sequence[Group]) -> set[str]:
-    """Roots of the groups that cannot be thinned; each is tried only where trying all together fails."""
+    """Roots of the groups that cannot be thinned; all are tried together, and halved where that fails."""
     halves = {group.root: list(range(0, group.width, 2)) for group in groups}
-    if _sound(network, halves):
-        return set()
-    broken = {root for root, channels in halves.items() if not _sound(network, {root: channels})}
+    broken = _failing(network, halves)
     rest = {root: channels for root, channels in halves.items() if root not in broken}
-    if rest and not _sound(network, rest):
-        raise RuntimeError("groups that can be thinned one by one cannot be thinned together")
+    if broken and rest and not _sound(network, rest):
+        raise RuntimeError("groups that can be thinned by themselves cannot be thinned together")
     return broken
+
+
+def _failing(network: Network, removals: dict[str, list[int]]) -> set[str]:
+    if not removals or _sound(network, removals):
+        return set()
+    if len(removals) == 1:
+        return set(removals)
+    roots = list(removals)
+    parts = roots[: len(roots) // 2], roots[len(roots) // 2 :]
+    return set[str]().union(*(_failing(network, {root: removals[root] for root in part}) for part in parts))
 
 
 def _sound(network: Network, removals: Removals) -> bool:
