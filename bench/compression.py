@@ -22,13 +22,17 @@ import torch
 from numpy.typing import NDArray
 
 from foveola.export.nncf_int8 import nncf_default
+from foveola.export.onnx_graph import export_onnx
 from foveola.runtime.bundle import Bundle, read_unverified, write_bundle
 from foveola.runtime.engine import Session, engine_of, open_session
-from foveola.runtime.manifest import OpenVinoOptions, encode_manifest
+from foveola.runtime.manifest import OnnxRuntimeOptions, OpenVinoOptions, encode_manifest
 from foveola.runtime.measure import latency
 from foveola.toolkit.compress.quantise import FLOAT_GRAPH
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.data.dataset import Dataset, calibration_set
+from foveola.toolkit.models.dense_teacher import as_graph
+from foveola.toolkit.models.network import load_network
+from foveola.toolkit.models.outputs import graph_outputs
 from foveola.toolkit.parity.evidence import EVIDENCE, Endpoint, Evidence, decode_evidence
 from foveola.toolkit.parity.protocol import Protocol
 from foveola.toolkit.pipeline import Outcome, run
@@ -99,7 +103,8 @@ def measured(recipe: Recipe, outcome: Outcome, dataset: Dataset, rounds: int) ->
         core = nncf_core(bundles[ROWS["teacher_int8"]], folders, dataset, outcome.folder / "cache", Path(scratch))
         bundles[NNCF] = read_unverified(core)
         proofs[NNCF] = proved(core, recipe, outcome, dataset, Path(scratch))
-        times = timed(bundles, folders, dataset, outcome.folder / "cache", rounds)
+        floats = float_graphs(bundles, folders, Path(scratch))
+        times = timed(bundles, floats, folders, dataset, outcome.folder / "cache", rounds)
     weights = (folders["teacher"] / "model.safetensors").stat().st_size / 1e6
     rows = [Row(form=TORCH, size_mb=weights, ms={"torch": times[TORCH]["torch"]})]
     for form in (NNCF, *ROWS.values()):
@@ -158,8 +163,24 @@ def proved(core: Path, recipe: Recipe, outcome: Outcome, dataset: Dataset, scrat
     )
 
 
+def float_graphs(bundles: Mapping[str, Bundle], folders: Mapping[str, Path], scratch: Path) -> dict[str, bytes]:
+    """For the forms that were proved on OpenVINO alone, the same network as a float graph, to be timed beside."""
+    found = {}
+    for name, form in ROWS.items():
+        if form in bundles and all(isinstance(one, OpenVinoOptions) for one in bundles[form].manifest.engines):
+            network, path = load_network(folders[name]), scratch / f"{name}.onnx"
+            export_onnx(as_graph(network), network.input, graph_outputs(network), path, opset=20)
+            found[form] = path.read_bytes()
+    return found
+
+
 def timed(
-    bundles: Mapping[str, Bundle], folders: Mapping[str, Path], dataset: Dataset, cache: Path, rounds: int
+    bundles: Mapping[str, Bundle],
+    floats: Mapping[str, bytes],
+    folders: Mapping[str, Path],
+    dataset: Dataset,
+    cache: Path,
+    rounds: int,
 ) -> dict[str, dict[str, float]]:
     """Medians in milliseconds by form and engine; the torch teacher answers with its boxes, as users run it."""
     found: dict[str, dict[str, float]] = {form: {} for form in bundles}
@@ -173,6 +194,12 @@ def timed(
         for form in forms:
             for one in bundles[form].manifest.engines:
                 sessions[f"{engine_of(one)}|{form}"] = open_session(one, dict(bundles[form].members))
+            if form in floats:
+                threads = next(
+                    one.threads for one in bundles[form].manifest.engines if isinstance(one, OpenVinoOptions)
+                )
+                plain = OnnxRuntimeOptions(arithmetic="float32", threads=threads)
+                sessions[f"onnxruntime|{form}"] = open_session(plain, {"model.onnx": floats[form]})
         say(f"timing {len(sessions)} forms in turn, {rounds} rounds")
         for name, timing in measure(sessions, image, rounds=rounds).items():
             engine, _, form = name.partition("|")
