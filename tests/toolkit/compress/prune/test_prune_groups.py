@@ -21,12 +21,12 @@ from foveola.toolkit.models.network import Network, load_network, save_network
 
 Make = Callable[..., Network]
 FAMILIES = (
-    "resnet10t",
     "mobilenetv3_small_050",
     "mobilenetv4_conv_small_035",
-    "efficientnet_lite0",
-    "repvgg_a0",
-    "fastvit_t8",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("resnet10t", "efficientnet_lite0", "repvgg_a0", "fastvit_t8")
+    ),
 )
 
 
@@ -63,7 +63,7 @@ def test_a_pruned_student_answers_as_the_whole_one_with_those_channels_silent(ma
     assert count[1] < (0.75 if backbone == "fastvit_t8" else 0.5) * count[0]
 
 
-@pytest.mark.parametrize("backbone", ["resnet10t", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("backbone", ["resnet10t", pytest.param("mobilenetv3_small_050", marks=pytest.mark.slow)])
 def test_a_pruned_teacher_answers_as_the_whole_one_with_those_channels_silent(make: Make, backbone: str) -> None:
     network = make("teacher", backbone)
     removals, choice = half(network)
@@ -93,7 +93,13 @@ def test_what_gives_the_outputs_is_left_alone_and_found_from_the_outputs(make: M
     assert found[1] == scalars | {f"{name}.deeplab.4" for name in masks} | {f"heads.things.{name}" for name in rcnn}
 
 
-@pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "repvgg_a0", "mobileone_s0", "fastvit_t8"])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "mobilenetv3_small_050",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("repvgg_a0", "mobileone_s0", "fastvit_t8")),
+    ],
+)
 def test_a_pruned_network_comes_back_from_its_files_and_merges_its_branches(
     make: Make, backbone: str, tmp_path: Path
 ) -> None:
