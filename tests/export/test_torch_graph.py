@@ -298,7 +298,7 @@ def test_steps_are_learned_or_follow_the_batches_or_stay(calibrated: Calibrated)
         graph = QuantisedGraph(narrow, steps=how).train()
         before = graph.log_steps.detach().clone()
         optimizer = torch.optim.Adam([one for one in graph.parameters() if one.requires_grad], lr=1e-2)
-        sum(x.square().mean() for x in graph(batch(2)).values()).backward()
+        torch.stack([x.square().mean() for x in graph(batch(2)).values()]).sum().backward()
         optimizer.step()
         change = graph.log_steps.detach() - before
         moved[how] = float(change.abs().max())

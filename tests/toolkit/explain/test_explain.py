@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from small import silent
 from torch import nn
@@ -206,7 +207,9 @@ def test_widths_before_pruning_are_those_of_the_architecture(tiny_run: Any) -> N
         for name, one in network.named_modules()
         if name.startswith("heads.square") and hasattr(one, "weight")
     )
-    shape = tuple(layer.weight.shape)
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    shape = tuple(weight.shape)
     resized = {path: Resized(tensors={"weight": (3, *shape[1:])})}
     architecture = msgspec.structs.replace(network.architecture, structure=Structure(resized=resized))
 
