@@ -61,8 +61,7 @@ class GraphNetwork(nn.Module):
     @property
     def target_scale(self) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
         """Mean and standard deviation of each regression task."""
-        plan = self.architecture
-        return {name: (plan.target_mean[name], plan.target_std[name]) for name in plan.target_mean}
+        return self.architecture.target_scale
 
     def ordered_heads(self) -> list[Head]:
         """The network's heads, for their losses and their decoding; their weights play no part."""

@@ -58,6 +58,11 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     target_std: dict[str, tuple[float, ...]] = {}
     structure: Structure = Structure()
 
+    @property
+    def target_scale(self) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+        """Mean and standard deviation of each regression task."""
+        return {name: (self.target_mean[name], self.target_std[name]) for name in self.target_mean}
+
 
 class Normalise(nn.Module):
     """(x - mean) / std per channel, inside the graph, so that the device feeds plain 0..1."""
@@ -153,8 +158,7 @@ class Network(nn.Module):
     @property
     def target_scale(self) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
         """Mean and standard deviation of each regression task."""
-        plan = self.architecture
-        return {name: (plan.target_mean[name], plan.target_std[name]) for name in plan.target_mean}
+        return self.architecture.target_scale
 
     def pyramid(self, x_BCHW: Tensor) -> Pyramid:
         """Feature maps by stride; a student's decoded maps stand under negative strides (-4, -8)."""

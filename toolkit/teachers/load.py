@@ -35,7 +35,7 @@ def read_scale(folder: Path) -> Scale:
 def _scale(plan: Architecture | External) -> Scale:
     if isinstance(plan, External):
         return identity_scale(plan.tasks)
-    return {name: (plan.target_mean[name], plan.target_std[name]) for name in plan.target_mean}
+    return plan.target_scale
 
 
 def load_teacher(folder: Path) -> Teacher:
