@@ -179,13 +179,7 @@ def teach_network(
     Raises:
         FoveolaError: teacher and network see different parts of a picture.
     """
-    scale = input_scale(taught_on, network.input)
-    answers = rescaled(answers, taught_scale or {}, network.target_scale)
-    if lessons.hint_weight == 0 and lessons.relation_weight == 0:
-        answers = RawAnswers(answers.raw, answers.boxes)  # features that nobody compares need not be warped
-    channels = 0 if answers.hint is None else answers.hint.shape[1]
-    torch.manual_seed(seed + 1)  # the hint's projection is random too
-    objective = Distilled(network, lessons, hint_channels=channels)
+    objective, answers, scale = guided(network, answers, lessons, taught_on, taught_scale, seed)
     return _train(
         objective,
         dataset,
@@ -199,6 +193,23 @@ def teach_network(
         report=report,
         log=log,
     )
+
+
+def guided(
+    network: Network, answers: RawAnswers, lessons: Lessons, taught_on: InputSpec, taught_scale: Scale | None, seed: int
+) -> tuple[Distilled, RawAnswers, float]:
+    """The losses of a guided training, the answers as the network needs them, and its `input_scale`.
+
+    Raises:
+        FoveolaError: teacher and network see different parts of a picture.
+    """
+    scale = input_scale(taught_on, network.input)
+    answers = rescaled(answers, taught_scale or {}, network.target_scale)
+    if lessons.hint_weight == 0 and lessons.relation_weight == 0:
+        answers = RawAnswers(answers.raw, answers.boxes)  # features that nobody compares need not be warped
+    channels = 0 if answers.hint is None else answers.hint.shape[1]
+    torch.manual_seed(seed + 1)  # the hint's projection is random too
+    return Distilled(network, lessons, hint_channels=channels), answers, scale
 
 
 def input_scale(teacher: InputSpec, student: InputSpec) -> float:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...runtime.manifest import InputSpec
-from ..answers import RawAnswers, Scale, rescaled
+from ..answers import RawAnswers, Scale
 from ..batches import TrainingData
 from ..checkpoint import Objective
 from ..course import Course, Report, Scores
@@ -29,9 +29,8 @@ from ..fit import Supervised, fit
 from ..knobs import Lessons, Plan
 from ..models.network import Network, load_network
 from ..teachers.load import read_input, read_scale
-from ..train import check_splits, finish, input_scale, labelled, training_data, validation
+from ..train import check_splits, finish, guided, labelled, training_data, validation
 from ..workers import leads
-from .distill import Distilled
 from .lessons import TAUGHT, cached_answers, write_taught
 
 RECORDS = ("pruned.json",)  # what a step tells of its network, and the network's next step goes on telling
@@ -210,12 +209,7 @@ def keep_records(of: Path, folder: Path, names: Sequence[str] = RECORDS) -> None
 def _objective(
     network: Network, guide: Guide | None, seed: int, *, mask_entropy: bool
 ) -> tuple[Objective, RawAnswers | None, float]:
-    torch.manual_seed(seed + 1)  # the hint's projection is random
     if guide is None:
+        torch.manual_seed(seed + 1)
         return Supervised(network, mask_entropy=mask_entropy), None, 1.0
-    scale = input_scale(guide.input, network.input)
-    answers = rescaled(guide.answers, guide.scale, network.target_scale)
-    if guide.lessons.hint_weight == 0 and guide.lessons.relation_weight == 0:
-        answers = RawAnswers(answers.raw, answers.boxes)  # features that nobody compares need not be warped
-    channels = 0 if answers.hint is None else answers.hint.shape[1]
-    return Distilled(network, guide.lessons, hint_channels=channels), answers, scale
+    return guided(network, guide.answers, guide.lessons, guide.input, guide.scale, seed)
