@@ -2,49 +2,42 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-from ..selftest import GOLDEN
+from ..verbs.verb import Option
 
 ENERGY_S = 5.0
 STARTS = 5
 
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Give the verb its options."""
-    parser.add_argument("--image", type=Path, metavar="IMAGE", help=f"default: the first image of {GOLDEN}")
-    parser.add_argument("--runs", type=at_least(1), default=100, metavar="N", help="timed calls (100)")
-    parser.add_argument(
-        "--cold", type=at_least(0), default=STARTS, metavar="N", help=f"fresh processes for the cold start ({STARTS})"
-    )
-    seconds: dict[str, Any] = {"type": float, "metavar": "S"}
-    pause: dict[str, Any] = {**seconds, "nargs": "?", "default": 0.0}
-    parser.add_argument("--idle", const=2.0, help="also 10 calls, each after S seconds of idling (2)", **pause)
-    parser.add_argument("--sustain", const=60.0, help="also S seconds without a pause (60)", **pause)
-    parser.add_argument(
-        "--energy",
+OPTIONS = (
+    Option(name="--image", type="path", metavar="IMAGE", help="By default the bundle's first golden image."),
+    Option(name="--runs", type="whole", least=1, default=100, metavar="N", help="Timed calls."),
+    Option(
+        name="--cold", type="whole", least=0, default=STARTS, metavar="N", help="Fresh processes for the cold start."
+    ),
+    Option(
+        name="--idle",
+        type="number",
+        default=0.0,
+        bare=2.0,
+        metavar="[S]",
+        help="Also 10 calls, each after S seconds of idling (2).",
+    ),
+    Option(
+        name="--sustain",
+        type="number",
+        default=0.0,
+        bare=60.0,
+        metavar="[S]",
+        help="Also S seconds without a pause (60), with temperature and clock.",
+    ),
+    Option(
+        name="--energy",
+        type="number",
         default=ENERGY_S,
-        help=f"joules over S seconds, where the machine tells; 0: not ({ENERGY_S:g})",
-        **seconds,
-    )
-    parser.add_argument("--require-budget", action="store_true", help="exit code 1 unless the budget holds")
-    parser.add_argument("--merge", action="store_true", help="records instead of a bundle: put them into one table")
-    parser.add_argument("--any-bundle", action="store_true", help="with --merge: bundles of different names too")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the record (JSON) or the table (Markdown) there"
-    )
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """Make a type of argument: a whole number, so large at least."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"at least {least}")
-        return value
-
-    return number
+        metavar="S",
+        help="Joules an image over S seconds, where the machine tells; 0: not.",
+    ),
+    Option(name="--require-budget", type="flag", help="Exit code 1 unless every line of the budget holds."),
+    Option(name="--merge", type="flag", help="Take records instead of a bundle and put them into one table."),
+    Option(name="--any-bundle", type="flag", help="With --merge: records of bundles of different names too."),
+    Option(name="--out", type="path", metavar="FILE", help="Write the record (JSON) or the table (Markdown) there."),
+)

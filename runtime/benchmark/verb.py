@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
 from contextlib import suppress
 from errno import EISDIR
 from os import strerror
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -21,13 +19,14 @@ from ..bundle import Bundle, open_bundle
 from ..errors import ExitCode, FoveolaError, UsageError
 from ..image import decode_image
 from ..selftest import first_golden_image
+from ..verbs.verb import Answer, to_stderr
 from .merge import merge
 from .record import encode_record
 from .run import bench
 from .words import record_lines
 
 
-def run_bench(arguments: argparse.Namespace, say: Callable[[str], None]) -> tuple[ExitCode, dict[str, Any], list[str]]:
+def run_bench(arguments: argparse.Namespace) -> Answer:
     """Measure one bundle, or merge records; exit code, JSON object, and the same in lines.
 
     Raises:
@@ -61,7 +60,7 @@ def run_bench(arguments: argparse.Namespace, say: Callable[[str], None]) -> tupl
         idle_s=arguments.idle,
         energy_s=arguments.energy,
         sustain_s=arguments.sustain,
-        say=say,
+        say=to_stderr,
     )
     if arguments.out:
         _write(arguments.out, encode_record(record))
@@ -69,7 +68,7 @@ def run_bench(arguments: argparse.Namespace, say: Callable[[str], None]) -> tupl
     return ExitCode.REFUSED if missed else ExitCode.DONE, msgspec.to_builtins(record), record_lines(record)
 
 
-def _merge(arguments: argparse.Namespace) -> tuple[ExitCode, dict[str, Any], list[str]]:
+def _merge(arguments: argparse.Namespace) -> Answer:
     if arguments.out:
         _require_place(arguments.out)
     table = merge(list(arguments.paths), any_bundle=arguments.any_bundle)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
 from ..bundle import open_bundle
 from ..errors import ExitCode
+from ..verbs.verb import Answer, to_stderr
 from .build import Built, build_engine
 
 
-def run_build(
-    arguments: argparse.Namespace, progress: Callable[[str], None]
-) -> tuple[ExitCode, dict[str, Any], list[str]]:
+def run_build(arguments: argparse.Namespace) -> Answer:
     """Build, or find the engine that is there, and tell what it is."""
     bundle = open_bundle(arguments.bundle, key=arguments.key)
-    built = build_engine(bundle, engines=arguments.engines, force=arguments.force, progress=progress)
+    built = build_engine(bundle, engines=arguments.engines, force=arguments.force, progress=to_stderr)
     result = {
         "state": built.state,
         "folder": str(built.folder),

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from foveola.export.signing import make_keys
-from foveola.runtime.__main__ import VERBS, main
+from foveola.runtime.__main__ import main
 from foveola.runtime.bundle import Bundle
 from foveola.runtime.errors import ExitCode
+from foveola.runtime.verbs.table import VERBS
 
 Capture = pytest.CaptureFixture[str]
 
@@ -175,7 +176,7 @@ def test_selftest_fails_with_a_reason(
     assert "self-test holds on onnxruntime: 1 images" in capsys.readouterr().out
 
     other = bundle_with({"model.onnx": tiny_graph(findings=([0.0, 0.0], [9.0, 9.0]))})
-    monkeypatch.setattr("foveola.runtime.__main__.open_bundle", lambda path, key: other)
+    monkeypatch.setattr("foveola.runtime.verbs.about.open_bundle", lambda path, key: other)
 
     assert main(["selftest", str(tiny_path), "--json"]) == ExitCode.REFUSED
     result = answer_of(capsys)

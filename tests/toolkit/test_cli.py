@@ -19,10 +19,12 @@ from pathlib import Path
 from types import ModuleType
 
 import click
+import msgspec
 import pytest
 
-from foveola.runtime.__main__ import VERBS
 from foveola.runtime.errors import FoveolaError, MissingPartError, NotVouchedError, UsageError
+from foveola.runtime.verbs.table import VERBS
+from foveola.runtime.verbs.verb import parser
 from foveola.toolkit import cli
 from foveola.toolkit.commands.table import foveola
 from foveola.toolkit.parity.evidence import EVIDENCE, Evidence, Verdict, encode_evidence
@@ -206,9 +208,7 @@ def test_every_example_is_a_valid_command_line(line: str) -> None:
 
 
 def test_the_verbs_of_a_bundle_take_the_options_of_the_device() -> None:
-    from foveola.runtime.__main__ import _parser
-
-    verbs = next(action.choices for action in _parser("x")._actions if isinstance(action.choices, dict))
+    verbs = next(action.choices for action in parser(VERBS, "x")._actions if isinstance(action.choices, dict))
     for verb in VERBS:
         device = {option for action in verbs[verb]._actions for option in action.option_strings or [action.dest]}
         here = {name for parameter in foveola.commands[verb].params for name in parameter.opts}
@@ -534,7 +534,7 @@ def test_a_verb_of_a_bundle_gives_the_device_s_answer(
         return 5, {"said": "no"}, ["no"]
 
     for verb in VERBS:
-        monkeypatch.setitem(VERBS, verb, answer)
+        monkeypatch.setitem(VERBS, verb, msgspec.structs.replace(VERBS[verb], run=answer))
     assert cli.main(["predict", "a.foveola", "1.png", "2.png", "--engine", "openvino", "--json"]) == 5
     json_out = capfd.readouterr().out
     assert cli.main(["verify", "a.foveola"]) == 5
@@ -554,7 +554,7 @@ def test_bench_takes_its_pauses_with_and_without_a_number(monkeypatch: pytest.Mo
         seen.append((values["idle"], values["sustain"]))
         return 0, {}, []
 
-    monkeypatch.setitem(VERBS, "bench", answer)
+    monkeypatch.setitem(VERBS, "bench", msgspec.structs.replace(VERBS["bench"], run=answer))
     for more in ([], ["--idle"], ["--idle", "0.5", "--sustain"]):
         assert cli.main(["bench", "a.foveola", *more]) == 0
 

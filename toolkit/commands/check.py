@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from .bundle import FILE, bundle_argument
-from .parts import example, json_option, say_json, stdout_for_results
+from .parts import FILE, bundle_argument, example, json_option, say_json, stdout_for_results
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 

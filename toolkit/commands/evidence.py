@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from .bundle import bundle_argument, key_option
-from .parts import example, json_option, say_json
+from .parts import bundle_argument, example, json_option, key_option, say_json
 
 PATH = click.Path(path_type=Path)
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ...runtime.errors import UsageError
-from .bundle import bundle_argument, key_option
-from .parts import example, json_option, runs_option, say_json, stdout_for_results
+from .parts import bundle_argument, example, json_option, key_option, runs_option, say_json, stdout_for_results
 
 if TYPE_CHECKING:
     from ...runtime.task import Task

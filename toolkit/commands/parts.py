@@ -12,9 +12,12 @@ from typing import Any, TypeVar
 
 import click
 
+from ...runtime.verbs.verb import ENGINE, KEY
 from ..data.faults import did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
 
 
 class Group(click.Group):
@@ -36,6 +39,21 @@ class Group(click.Group):
 def example(*lines: str) -> str:
     """Give the end of a help text: commands to copy."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def bundle_argument(function: F) -> F:
+    """Take BUNDLE: a .foveola file."""
+    return click.argument("bundle", type=FILE, metavar="BUNDLE")(function)
+
+
+def key_option(function: F) -> F:
+    """Take `--key PUB`."""
+    return click.option("--key", type=FILE, metavar="PUB", help=KEY.help)(function)
+
+
+def engine_option(function: F) -> F:
+    """Take `--engine E`."""
+    return click.option("--engine", metavar="E", help=ENGINE.help)(function)
 
 
 def recipe_argument(function: F) -> F:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import click
 
 from ... import __version__
-from .build import build_engine
-from .bundle import bench, inspect, keygen, predict, selftest, sign, verify
+from ...runtime.verbs.table import VERBS
 from .check import check
 from .data import data
 from .devices import devices
 from .evidence import evidence
 from .explain import explain
 from .export import export
+from .keys import keygen, sign
 from .parity import answers, parity
 from .parts import Group, example
 from .protocol import protocol
 from .run import plan, recipes, run, schema
 from .search import search
+from .verbs import command_of
 
 
 @click.group(
@@ -47,13 +48,8 @@ for command in (
     answers,
     parity,
     evidence,
-    predict,
-    inspect,
-    verify,
-    selftest,
+    *map(command_of, VERBS),
     check,
-    bench,
-    build_engine,
     devices,
     keygen,
     sign,

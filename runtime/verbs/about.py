@@ -1,0 +1,71 @@
+"""The verbs `inspect`, `verify` and `selftest`: what a bundle is, who vouches for it, whether it answers as it did."""
+
+from __future__ import annotations
+
+import argparse
+
+import msgspec
+
+from ..bundle import open_bundle, read_unverified
+from ..engine import engine_of, is_installed
+from ..errors import ExitCode
+from ..manifest import EngineOptions, TaskOutput, TensorRtOptions
+from ..selftest import self_test
+from .verb import Answer
+
+
+def inspect(arguments: argparse.Namespace) -> Answer:
+    """Tell what a bundle is, and take nobody's word."""
+    bundle = read_unverified(arguments.bundle)
+    manifest = bundle.manifest
+    sizes = {name: len(data) for name, data in bundle.members.items()}
+    result = {
+        "digest": bundle.digest,
+        "core_digest": bundle.core_digest,
+        "signed": "model.sig" in bundle.members,
+        "members": sizes,
+        "manifest": msgspec.to_builtins(manifest),
+    }
+    spec = manifest.input
+    lines = [
+        f"{manifest.name} {manifest.version} for {manifest.device}",
+        f"digest      {bundle.digest}",
+        f"signature   {'present, not checked here' if result['signed'] else 'none'}",
+        f"input       {spec.width} x {spec.height}, {'grey' if spec.channels == 1 else 'colour'}, {spec.fit}",
+        *(f"engine      {_engine_words(o)}" for o in manifest.engines),
+        *(f"task        {_task_words(output)}" for output in manifest.outputs),
+        *(f"member      {name} {size} bytes" for name, size in sizes.items()),
+        f"calibrated  on {manifest.calibration.images} images ({manifest.calibration.method})",
+    ]
+    return ExitCode.DONE, result, lines
+
+
+def _engine_words(options: EngineOptions) -> str:
+    engine = engine_of(options)
+    threads = "" if isinstance(options, TensorRtOptions) else f", {options.threads} threads"
+    return f"{engine} {options.arithmetic}{threads}, {'installed' if is_installed(engine) else 'not installed here'}"
+
+
+def _task_words(output: TaskOutput) -> str:
+    task = output.task
+    limits = " at " + ", ".join(f"{limit:.3g}" for limit in output.thresholds) if output.thresholds else ""
+    return f"{task.name} ({task.kind}): {', '.join(task.classes)}{limits}"
+
+
+def verify(arguments: argparse.Namespace) -> Answer:
+    """Check the signature; a `NotVouchedError` where it does not hold."""
+    bundle = open_bundle(arguments.bundle, key=arguments.key)
+    name, version = bundle.manifest.name, bundle.manifest.version
+    result = {"ok": True, "name": name, "version": version, "digest": bundle.digest}
+    return ExitCode.DONE, result, [f"{name} {version}: the signature holds, digest {bundle.digest}"]
+
+
+def selftest(arguments: argparse.Namespace) -> Answer:
+    """Run the golden images; refused where an answer moved."""
+    outcome = self_test(open_bundle(arguments.bundle, key=arguments.key), arguments.engine)
+    lines = [f"  {d.tensor:<24} largest {d.largest:.3g}, relative {d.relative:.3g}" for d in outcome.drifts]
+    lines += [f"  {outcome.decoder_changed} image(s) are decoded to other pixels"] if outcome.decoder_changed else []
+    lines += [f"  {fault}" for fault in outcome.faults]
+    word = "holds" if outcome.ok else "FAILED"
+    lines.append(f"self-test {word} on {outcome.engine}: {outcome.images} images, {outcome.flips} decisions flipped")
+    return ExitCode.DONE if outcome.ok else ExitCode.REFUSED, msgspec.to_builtins(outcome), lines
