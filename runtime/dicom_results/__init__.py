@@ -1,0 +1,1 @@
+"""DICOM out: what was found, as objects that an archive and a workstation read."""

@@ -1,0 +1,1 @@
+"""The service: studies in by DICOM, folder or HTTP, answers out, nothing lost."""

@@ -1,0 +1,1 @@
+"""Two slots of bundles on a device: install, switch, return."""
