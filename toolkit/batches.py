@@ -79,7 +79,7 @@ class TrainingData:
         """The cases at these places, not augmented.
 
         Copied and converted by NumPy, in one thread. This runs beside the training's own arithmetic, and torch would
-        start a second team of OpenMP threads here, which the two fight over the cores with: 40 % of the speed, measured.
+        start a second team of OpenMP threads here, and the two fight over the cores: 40 % of the speed, measured.
         """
         images = torch.from_numpy(np.asarray(self.images[index]))
         boxes = {
