@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from .benchmark.record import Bench
     from .benchmark.run import bench
     from .bundle import Bundle, open_bundle, read_unverified
+    from .dicom.rule import SourceRule
     from .errors import ExitCode, FoveolaError, MissingPartError, NotVouchedError, UsageError
     from .image import Geometry, prepare, read_image
     from .manifest import InputSpec, Manifest, TaskOutput
     from .measure import Latency, latency
     from .predict import Predictor, open_predictor
     from .selftest import SelfTest, self_test
+    from .source import Source, open_source
     from .task import Task
 
 _HOMES = {
@@ -31,12 +33,14 @@ _HOMES = {
     "benchmark.record": ("Bench",),
     "benchmark.run": ("bench",),
     "bundle": ("Bundle", "open_bundle", "read_unverified"),
+    "dicom.rule": ("SourceRule",),
     "errors": ("ExitCode", "FoveolaError", "MissingPartError", "NotVouchedError", "UsageError"),
     "image": ("Geometry", "prepare", "read_image"),
     "manifest": ("InputSpec", "Manifest", "TaskOutput"),
     "measure": ("Latency", "latency"),
     "predict": ("Predictor", "open_predictor"),
     "selftest": ("SelfTest", "self_test"),
+    "source": ("Source", "open_source"),
     "task": ("Task",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -60,6 +64,8 @@ __all__ = [
     "Prediction",
     "Predictor",
     "SelfTest",
+    "Source",
+    "SourceRule",
     "Task",
     "TaskOutput",
     "UsageError",
@@ -67,6 +73,7 @@ __all__ = [
     "latency",
     "open_bundle",
     "open_predictor",
+    "open_source",
     "prediction_json",
     "prepare",
     "read_image",

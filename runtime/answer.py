@@ -82,14 +82,36 @@ class Box(msgspec.Struct, frozen=True, kw_only=True):
     positive: bool
 
 
+class Quality(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether an image is fit to be answered about; see `runtime.fitness`.
+
+    Args:
+        fit: every measure is within the manifest's bounds.
+        reasons: why it is not, in the order of the bounds: a phrase of `fitness.judge.REASONS`, then the numbers in
+            brackets.
+        measures: by name; see `fitness.measures`.
+        novelty: distance of the student's features from those of its training images; None where it is not measured.
+    """
+
+    fit: bool
+    reasons: tuple[str, ...] = ()
+    measures: dict[str, float] = {}
+    novelty: float | None = None
+
+
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """All that a bundle says about one image, in the order of its tasks and classes; boxes by falling score."""
+    """All that a bundle says about one image, in the order of its tasks and classes; boxes by falling score.
+
+    An image that is not fit has a `quality` that says why, and nothing else. `quality` is None where the manifest has
+    no rule for it.
+    """
 
     findings: tuple[Finding, ...] = ()
     choices: tuple[Choice, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     masks: tuple[Mask, ...] = ()
     boxes: tuple[Box, ...] = ()
+    quality: Quality | None = None
 
 
 def decode(
@@ -148,6 +170,8 @@ def prediction_json(prediction: Prediction, *, runs: bool = True) -> dict[str, A
         pixels = mask.pop("pixels")
         if runs:
             mask["runs"] = {"size": list(pixels.shape), "counts": run_lengths(pixels)}
+    if prediction.quality is not None:
+        plain["quality"] = msgspec.structs.asdict(prediction.quality)
     return plain
 
 

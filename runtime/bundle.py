@@ -29,6 +29,7 @@ from .container import Limits as Limits
 from .container import bundle_bytes as bundle_bytes
 from .container import read_members as read_members
 from .container import refusal
+from .durable import sync_folder
 from .errors import FoveolaError, NotVouchedError
 from .external_data import holds_external_data
 from .manifest import Manifest, decode_manifest
@@ -140,7 +141,7 @@ def write_bundle(path: Path, members: Mapping[str, bytes]) -> Bundle:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         mend = f"make room for {len(data)} bytes" if full else "choose another place"
@@ -201,12 +202,3 @@ def _find_key(path: Path, key: Path | bytes | None) -> bytes:
             return file.read(MAX_KEY_BYTES)
     except OSError as error:
         raise NotVouchedError(str(source), f"the key cannot be read: {error.strerror}", "give the public key") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself outlast a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

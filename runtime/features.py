@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .answer import Prediction
+from .answer import Prediction, Quality
 
 
 def input_features(x_CHW: NDArray[np.float32]) -> dict[str, float]:
@@ -23,3 +23,9 @@ def answer_features(prediction: Prediction) -> dict[str, float]:
         found |= {f"{choice.task}/{label}": chance for label, chance in pairs}
     found |= {f"{one.task}/{one.name}": one.value for one in prediction.measurements}
     return found
+
+
+def quality_features(quality: Quality) -> dict[str, float]:
+    """Describe an image's fitness by "quality/measure", and "quality/novelty" where that was measured."""
+    found = {f"quality/{name}": value for name, value in quality.measures.items()}
+    return found if quality.novelty is None else {**found, "quality/novelty": quality.novelty}

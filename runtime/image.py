@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import math
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import msgspec
@@ -48,6 +51,7 @@ _ORIENTATION, _PHOTOMETRIC = 0x0112, 0x0106
 # What Pillow raises on broken files, by fuzzing and by its source; MemoryError and our own mistakes are not among them.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AttributeError)
 _BROKEN_TOO = (struct.error, zlib.error, UserWarning, NotImplementedError)
+_TIFF = Lock()
 
 
 class Geometry(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,16 +127,17 @@ def read_image(source: Path | bytes, place: str = "") -> Pixels:
 def decode_image(source: Path | bytes, place: str = "") -> Image.Image:
     """As `read_image`, as a Pillow image of mode L, RGB or I;16: what `prepare` takes without a copy."""
     place = place or (str(source) if isinstance(source, Path) else "image")
-    data = _file_bytes(source, place) if isinstance(source, Path) else source
-    image = _open(data, place)
-    _check_size(image, place)
-    try:
-        if getattr(image, "n_frames", 1) != 1:
-            raise FoveolaError(place, "holds more than one picture", "save the one to be read as a file of its own")
-        turn = image.getexif().get(_ORIENTATION, 1)
-        image.load()
-    except _BROKEN + _BROKEN_TOO as error:
-        raise _broken(place, error) from None
+    data = file_bytes(source, place) if isinstance(source, Path) else source
+    with _no_doubt(data, place):
+        image = _open(data, place)
+        _check_size(image, place)
+        try:
+            if getattr(image, "n_frames", 1) != 1:
+                raise FoveolaError(place, "holds more than one picture", "save the one to be read as a file of its own")
+            turn = image.getexif().get(_ORIENTATION, 1)
+            image.load()
+        except _BROKEN + _BROKEN_TOO as error:
+            raise _broken(place, error) from None
     if turn in MIRRORED:
         raise FoveolaError(place, f"EXIF orientation {turn} mirrors the picture", "save it upright and unmirrored")
     plain = _plain(image, place)
@@ -147,16 +152,17 @@ def read_mask(source: Path | bytes, place: str = "") -> NDArray[np.uint8]:
         FoveolaError: as `read_image`; also colours, since a colour is no label, and labels above 255.
     """
     place = place or (str(source) if isinstance(source, Path) else "mask")
-    data = _file_bytes(source, place) if isinstance(source, Path) else source
-    image = _open(data, place)
-    _check_size(image, place)
-    try:
-        image.load()
-        if image.mode in ("1", "L", "P"):
-            return np.array(image).astype(np.uint8, copy=False)
-        labels = np.array(image)
-    except _BROKEN + _BROKEN_TOO as error:
-        raise _broken(place, error) from None
+    data = file_bytes(source, place) if isinstance(source, Path) else source
+    with _no_doubt(data, place):
+        image = _open(data, place)
+        _check_size(image, place)
+        try:
+            image.load()
+            if image.mode in ("1", "L", "P"):
+                return np.array(image).astype(np.uint8, copy=False)
+            labels = np.array(image)
+        except _BROKEN + _BROKEN_TOO as error:
+            raise _broken(place, error) from None
     if labels.ndim == 3 and bool((labels[..., :3] == labels[..., :1]).all()) and image.mode in ("RGB", "RGBA"):
         return np.ascontiguousarray(labels[..., 0])
     if labels.ndim == 2 and labels.min() >= 0 and labels.max() <= 255:
@@ -164,7 +170,12 @@ def read_mask(source: Path | bytes, place: str = "") -> NDArray[np.uint8]:
     raise FoveolaError(place, f"is no label map (mode {image.mode})", "save masks as 8-bit grey or palette PNG")
 
 
-def _file_bytes(path: Path, place: str) -> bytes:
+def file_bytes(path: Path, place: str) -> bytes:
+    """Read a file whose size is within the limits.
+
+    Raises:
+        FoveolaError: no such file, a folder, too large, or it cannot be read.
+    """
     try:
         if not path.is_file():
             fault = "is a folder" if path.is_dir() else "no such file"
@@ -205,6 +216,22 @@ def _open(data: bytes, place: str) -> Image.Image:
         raise _broken(place, error) from None
     what = "a DICOM file" if data[128:132] == b"DICM" else f"begins with {data[:12]!r}"
     raise FoveolaError(place, f"not a PNG, JPEG, TIFF or BMP file ({what})", "export it in one of these formats")
+
+
+@contextmanager
+def _no_doubt(data: bytes, place: str) -> Iterator[None]:
+    """Refuse a TIFF of which Pillow only warns that its tags are damaged; it would read on with what is left of them.
+
+    Python's list of warnings belongs to the whole process, so one TIFF is read at a time.
+    """
+    if data[:2] not in (b"II", b"MM"):
+        yield
+        return
+    with _TIFF, warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always")
+        yield
+    if doubts:
+        raise _broken(place, UserWarning(doubts[0].message))
 
 
 def _broken(place: str, error: BaseException) -> FoveolaError:

@@ -10,11 +10,15 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from .dicom.rule import SourceRule
 from .errors import FoveolaError
+from .fitness.manifest import Fitness
 from .histogram import Reference
 from .task import Kind, Task
 
 FORMAT = 1  # raised whenever an older reader would misread a newer manifest
+
+LATER = ("source", "fitness")  # unknown to the first readers of format 1: left out where they say nothing
 
 TEMPERED: tuple[Kind, ...] = ("binary", "multilabel", "multiclass", "ordinal")  # kinds that have a temperature
 
@@ -276,6 +280,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     calibration: Calibration
     comparisons: tuple[Comparison, ...] = ()
     temperatures: tuple[TemperatureFit, ...] = ()
+    source: SourceRule | None = None  # which DICOM objects are answered about
+    fitness: Fitness | None = None  # which images are fit to be answered about
     reference: Reference | None = None
     budget: Budget | None = None  # of the device's profile; what `bench` holds its figures against
     provenance: Provenance
@@ -287,7 +293,8 @@ class _Format(msgspec.Struct):
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Canonical JSON: keys sorted, two spaces, one newline at the end."""
-    raw = msgspec.json.encode(manifest, order="sorted")
+    plain = msgspec.to_builtins(manifest)
+    raw = msgspec.json.encode({k: v for k, v in plain.items() if v is not None or k not in LATER}, order="sorted")
     return msgspec.json.format(raw, indent=2) + b"\n"
 
 

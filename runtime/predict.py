@@ -10,15 +10,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from .answer import Prediction, decode
 from .bundle import Bundle, open_bundle
 from .engine import INSTALL, Tensor, engine_of, is_installed, open_session
 from .errors import FoveolaError, MissingPartError, UsageError
-from .image import decode_image, prepare
+from .fitness.judge import Gate
+from .image import prepare
 from .manifest import EngineName, EngineOptions, Manifest
+from .source import open_source
 from .tensorrt.plan import engines_folder
 
 
@@ -38,7 +42,7 @@ class Predictor:
     """
 
     def __init__(self, bundle: Bundle, engine: str | None = None, engines: Path | None = None) -> None:
-        options = _choose(bundle.manifest, engine)
+        options = choose_engine(bundle.manifest, engine)
         self.manifest: Manifest = bundle.manifest
         self.engine: EngineName = engine_of(options)
         self.arithmetic = options.arithmetic
@@ -46,6 +50,7 @@ class Predictor:
         self._session = open_session(options, bundle.members, engines_folder(bundle.path, engines))
         spec = self.manifest.input
         self._shape = (1, spec.channels, spec.height, spec.width)
+        self.gate = None if self.manifest.fitness is None else Gate(self.manifest.fitness, self.engine)
         self._check_graph()
         # The first run of an engine allocates and packs weights; the first patient should not wait for it.
         self.run(np.zeros(self._shape, np.float32))
@@ -54,15 +59,37 @@ class Predictor:
         """Answer about one image.
 
         Args:
-            image: a file, or a file's bytes.
+            image: a file, or a file's bytes: PNG, JPEG, TIFF, BMP or DICOM.
             place: how to name the image in an error; by default the path.
 
         Raises:
-            FoveolaError: the image cannot be read, or the network's answer is no answer (NaN).
+            FoveolaError: the image cannot be read, the manifest's rule does not allow it, or the network's answer is
+                no answer (NaN).
+            MissingPartError: a DICOM object, and `foveola[dicom]` is not installed.
         """
-        spec = self.manifest.input
-        x_CHW, geometry = prepare(decode_image(image, place), spec)
-        return decode(self.manifest.outputs, self.run(x_CHW[None]), geometry, spec)
+        return self.answer(open_source(image, self.manifest.input, self.manifest.source, place).picture)
+
+    def answer(self, picture: Image.Image) -> Prediction:
+        """Answer about a picture that is read already; one that is not fit gets its reasons and no score.
+
+        Args:
+            picture: mode L, I;16 or RGB.
+
+        Raises:
+            FoveolaError: the network's answer is no answer (NaN).
+        """
+        spec, gate = self.manifest.input, self.gate
+        quality = None if gate is None else gate.look(picture)
+        if quality is not None and not quality.fit:
+            return Prediction(quality=quality)
+        x_CHW, geometry = prepare(picture, spec)
+        raw = self.run(x_CHW[None])
+        if gate is None or quality is None:
+            return decode(self.manifest.outputs, raw, geometry, spec)
+        quality = gate.weigh(quality, raw)
+        if not quality.fit:
+            return Prediction(quality=quality)
+        return msgspec.structs.replace(decode(self.manifest.outputs, raw, geometry, spec), quality=quality)
 
     def run(self, tensor: Tensor) -> dict[str, NDArray[np.float32]]:
         """Run the graph alone: a prepared input (1, C, H, W) to raw outputs by tensor name.
@@ -88,6 +115,8 @@ class Predictor:
             fault = f"the graph takes {self._session.input_type}, the manifest says {self.manifest.input_type}"
             raise FoveolaError(place, fault, "make the bundle anew")
         needed = {name for output in self.manifest.outputs for name in output.tensors}
+        if self.manifest.fitness is not None and self.manifest.fitness.novelty is not None:
+            needed.add(self.manifest.fitness.novelty.tensor)
         absent = sorted(needed - set(self._session.outputs))
         if absent:
             raise FoveolaError(place, f"the graph has no output {', '.join(absent)}", "make the bundle anew")
@@ -108,7 +137,14 @@ def _keep_memory() -> None:
     del block
 
 
-def _choose(manifest: Manifest, engine: str | None) -> EngineOptions:
+def choose_engine(manifest: Manifest, engine: str | None) -> EngineOptions:
+    """Give the settings of an engine of a bundle; of None, those of its first engine that is installed.
+
+    Raises:
+        FoveolaError: the bundle was not validated on that engine.
+        UsageError: there is no such engine.
+        MissingPartError: no engine of the bundle is installed.
+    """
     offered: dict[EngineName, EngineOptions] = {engine_of(options): options for options in manifest.engines}
     if engine is None:
         for name, options in offered.items():

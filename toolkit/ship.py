@@ -24,9 +24,11 @@ from ..export.signing import make_keys, sign_members
 from ..runtime.answer import decode, tempered
 from ..runtime.box_map import comparable, comparable_outputs
 from ..runtime.bundle import Bundle, read_unverified, write_bundle
+from ..runtime.dicom.rule import SourceRule
 from ..runtime.engine import Session, engine_of
 from ..runtime.errors import FoveolaError, MissingPartError, ProofFailedError, UnderpoweredError
-from ..runtime.features import answer_features, input_features
+from ..runtime.features import answer_features, input_features, quality_features
+from ..runtime.fitness.judge import Gate
 from ..runtime.histogram import Reference, histograms
 from ..runtime.image import decode_image, prepare
 from ..runtime.manifest import (
@@ -49,6 +51,8 @@ from .compress.prune.record import pruning_of
 from .data.arrays import prepare_arrays
 from .data.dataset import Dataset
 from .explain.record import LAYERS_FILE
+from .fitness.bundle import bundle_fitness
+from .fitness.knobs import FitnessKnobs
 from .models.network import load_network
 from .models.outputs import task_outputs
 from .parity.evidence import EVIDENCE, PROOF, decode_evidence
@@ -80,6 +84,8 @@ def make_core(
     golden: int,
     name: str,
     version: str,
+    source: SourceRule | None = None,
+    fitness: FitnessKnobs | None = None,
     device: Profile,
     recipe_digest: str,
     seed: int,
@@ -103,6 +109,8 @@ def make_core(
         golden: number of images of the self-test.
         name: of the bundle.
         version: of the bundle.
+        source: which DICOM objects it answers about.
+        fitness: what to find out about which images are fit; None: nothing. Its account is `fitness.json`.
         device: decides what is written and how.
         recipe_digest: where it comes from.
         seed: of the recipe.
@@ -136,6 +144,7 @@ def make_core(
         pick=pick,
         input_type=input_type,
         compare=compare,
+        features=fitness is not None and fitness.novelty,
         outputs=locked_outputs,
         cache=cache,
         progress=lambda done, total, text: progress(0.8 * done / total, 1, text),
@@ -160,6 +169,8 @@ def make_core(
         calibration=made.calibration,
         comparisons=comparisons,
         temperatures=fits,
+        source=source,
+        fitness=bundle_fitness(fitness, made.sessions, dataset, network.input, folder, progress),
         budget=device.budget,
         provenance=Provenance(
             recipe=name,
@@ -215,14 +226,18 @@ def describe_reference(predictor: Asked, dataset: Dataset, split: str) -> Refere
     answers: dict[str, list[float]] = {}
     patients: list[str] = []
     manifest = predictor.manifest
+    gate = None if manifest.fitness is None else Gate(manifest.fitness, predictor.engine)
     for sample in dataset.samples:
         try:
-            x_CHW, geometry = prepare(decode_image(sample.path), manifest.input)
-            prediction = decode(manifest.outputs, predictor.run(x_CHW[None]), geometry, manifest.input)
+            picture = decode_image(sample.path)
+            x_CHW, geometry = prepare(picture, manifest.input)
+            raw = predictor.run(x_CHW[None])
+            prediction = decode(manifest.outputs, raw, geometry, manifest.input)
         except FoveolaError:
             continue
+        quality = {} if gate is None else quality_features(gate.weigh(gate.look(picture), raw))
         patients.append(sample.patient)
-        for kept, found in ((inputs, input_features(x_CHW)), (answers, answer_features(prediction))):
+        for kept, found in ((inputs, input_features(x_CHW) | quality), (answers, answer_features(prediction))):
             for name, value in found.items():
                 kept.setdefault(name, []).append(value)
     if not patients:

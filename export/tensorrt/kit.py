@@ -24,6 +24,7 @@ from ...runtime.manifest import Arithmetic, OnnxRuntimeOptions, TensorRtOptions
 from ...runtime.tensorrt.plan import FORMAT, RELEASES, BuildPlan, PlanTensor, encode_plan
 from ..calibrate import Method, Range, measure_ranges
 from ..corrections import Corrections
+from ..features import tap
 from ..onnx_graph import INPUT, encode
 from ..quantize import quantize_onnx
 from .operators import LINES, Line
@@ -48,6 +49,7 @@ def write_kit(
     versions: Sequence[Line] = LINES,
     releases: str = RELEASES,
     origins: Mapping[str, str] | None = None,
+    features: str = "",
 ) -> dict[str, bytes]:
     """Write `tensorrt.onnx` and `tensorrt.json` and give them as members of a bundle.
 
@@ -66,6 +68,7 @@ def write_kit(
         versions: lines of releases that must take the graph.
         releases: of TensorRT that may build the engine: the device's, a specifier of PEP 440.
         origins: module that a node comes from, for messages.
+        features: a map of the float graph whose mean becomes another output (see `export.features`); empty: none.
 
     Raises:
         FoveolaError: TensorRT would not take the graph, too few images, or values that are not finite.
@@ -92,6 +95,8 @@ def write_kit(
             )
             model = onnx.load(target)
         kept = type_float16(model, ranges).float32_nodes
+    if features:
+        tap(model, features)
     require_tensorrt(model, versions, origins)
     graph = encode(model)
     plan = encode_plan(make_plan(model, graph, arithmetic, versions, tuple(kept), releases))

@@ -1,4 +1,4 @@
-"""The verbs `inspect`, `verify` and `selftest`: what a bundle is, who vouches for it, whether it answers as it did."""
+"""The verbs `inspect` and `verify`: what a bundle is, and who vouches for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from ..bundle import open_bundle, read_unverified
 from ..engine import engine_of, is_installed
 from ..errors import ExitCode
 from ..manifest import EngineOptions, TaskOutput, TensorRtOptions
-from ..selftest import self_test
 from .verb import Answer
 
 
@@ -58,14 +57,3 @@ def verify(arguments: argparse.Namespace) -> Answer:
     name, version = bundle.manifest.name, bundle.manifest.version
     result = {"ok": True, "name": name, "version": version, "digest": bundle.digest}
     return ExitCode.DONE, result, [f"{name} {version}: the signature holds, digest {bundle.digest}"]
-
-
-def selftest(arguments: argparse.Namespace) -> Answer:
-    """Run the golden images; refused where an answer moved."""
-    outcome = self_test(open_bundle(arguments.bundle, key=arguments.key), arguments.engine)
-    lines = [f"  {d.tensor:<24} largest {d.largest:.3g}, relative {d.relative:.3g}" for d in outcome.drifts]
-    lines += [f"  {outcome.decoder_changed} image(s) are decoded to other pixels"] if outcome.decoder_changed else []
-    lines += [f"  {fault}" for fault in outcome.faults]
-    word = "holds" if outcome.ok else "FAILED"
-    lines.append(f"self-test {word} on {outcome.engine}: {outcome.images} images, {outcome.flips} decisions flipped")
-    return ExitCode.DONE if outcome.ok else ExitCode.REFUSED, msgspec.to_builtins(outcome), lines

@@ -1,4 +1,4 @@
-"""The verb `predict`: answers about image files, in words or JSON, and masks as files."""
+"""The verb `predict`: answers about image files and folders of them, in words, JSON or DICOM, and masks as files."""
 
 from __future__ import annotations
 
@@ -17,39 +17,79 @@ from PIL import Image
 
 from ..answer import Mask, Prediction, prediction_json
 from ..bundle import open_bundle
+from ..dicom_results.identity import identity_of
+from ..dicom_results.write import parse_kinds, require_parts, write_about
 from ..errors import ExitCode, FoveolaError, UsageError
 from ..predict import Predictor
+from ..source import open_source
 from .verb import Answer
 
 
 def predict(arguments: argparse.Namespace) -> Answer:
-    """All images are answered or refused on their own; one that is refused makes the exit code 1."""
-    images: list[Path] = arguments.images
+    """All images are answered or refused on their own; one that is refused, or not fit, makes the exit code 1."""
+    images = image_files(arguments.images)
     names = Counter(image.name for image in images)
     if arguments.masks and max(names.values()) > 1:
         raise UsageError("--masks", f"several images are called {names.most_common(1)[0][0]}", "one folder for each")
-    predictor = Predictor(open_bundle(arguments.bundle, key=arguments.key), arguments.engine)
+    kinds = parse_kinds(arguments.dicom_kinds)
+    if arguments.dicom_out:
+        require_parts()  # rather now than after the first answer
+    bundle = open_bundle(arguments.bundle, key=arguments.key)
+    predictor = Predictor(bundle, arguments.engine)
+    identity = identity_of(bundle, f"{predictor.engine} {predictor.arithmetic}")
     answers: list[dict[str, Any]] = []
     lines: list[str] = []
     code = ExitCode.DONE
     for image in images:
         try:
-            prediction = predictor.predict(image)
+            source = open_source(image, predictor.manifest.input, predictor.manifest.source)
+            prediction = predictor.answer(source.picture)
             if arguments.masks:
                 _write_masks(prediction.masks, arguments.masks, image.name)
+            results: list[Path] = []
+            if arguments.dicom_out:
+                results = write_about(source, prediction, identity, kinds, arguments.dicom_out, str(image))
         except FoveolaError as error:
             print(error, file=sys.stderr)
             answers.append({"file": str(image), "error": str(error)})
             code = ExitCode.REFUSED
         else:
-            answers.append({"file": str(image), "prediction": prediction_json(prediction)})
-            lines += [str(image), *prediction_lines(prediction)]
+            told = {"dicom": [str(path) for path in results]} if arguments.dicom_out else {}
+            answers.append({"file": str(image), "prediction": prediction_json(prediction), **told})
+            if prediction.quality is not None and not prediction.quality.fit:
+                code = ExitCode.REFUSED
+            lines += [str(image), *prediction_lines(prediction), *(f"  written          {path}" for path in results)]
     return code, {"bundle": predictor.manifest.name, "engine": predictor.engine, "images": answers}, lines
 
 
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """List files as they were given, and in the place of each folder all the files in it and below, by name.
+
+    A DICOMDIR, the index of a medium (PS3.10 8.6), and names that begin with a dot are no images.
+
+    Raises:
+        FoveolaError: a folder without a file, or one that cannot be listed.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        try:
+            inside = sorted(one for one in path.rglob("*") if one.is_file())
+        except OSError as error:
+            raise FoveolaError(str(path), f"cannot be listed ({error.strerror})", "check its permissions") from None
+        inside = [one for one in inside if one.name != "DICOMDIR" and not one.name.startswith(".")]
+        if not inside:
+            raise FoveolaError(str(path), "a folder without a file", "give the folder that holds the images")
+        found += inside
+    return found
+
+
 def prediction_lines(prediction: Prediction) -> list[str]:
-    """Write a prediction in words, one line a finding, choice, measurement, mask and positive box."""
-    lines = [
+    """Write a prediction in words, one line a reason against it, finding, choice, measurement, mask, positive box."""
+    lines = [f"  not fit          {reason}" for reason in (prediction.quality.reasons if prediction.quality else ())]
+    lines += [
         f"  {f.task:<16} {f.label:<28} {f.probability:.3f} {'>=' if f.positive else '< '} {f.threshold:.3f}"
         f"  {'POSITIVE' if f.positive else 'negative'}"
         for f in prediction.findings

@@ -27,11 +27,12 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         help: what it is for, one sentence.
         type: of the value; a flag takes none, and `whole` and `number` are int and float.
         metavar: how help names the value.
-        default: where the option is not given; arguments are required.
+        default: where the option is not given.
         bare: number: the value of an option that is given without one.
         least: whole: smaller values are a usage error.
         choices: text: other values are a usage error.
         several: may be given again, or (argument) takes one or more.
+        optional: argument: may be left out, and is None then; others are required.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     least: int | None = None
     choices: tuple[str, ...] = ()
     several: bool = False
+    optional: bool = False
 
     @property
     def is_argument(self) -> bool:
@@ -79,6 +81,16 @@ KEY = Option(
     type="path",
     metavar="PUB",
     help="Public key (PEM) of whoever vouches for the bundle; else FOVEOLA_KEY, else NAME.pub beside it.",
+)
+PINNED = Option(
+    name="--key", type="path", metavar="PUB", help="Public key (PEM) that the device trusts; else FOVEOLA_KEY."
+)
+ROOT_VARIABLE = "FOVEOLA_ROOT"  # environment variable: the device's folder
+ROOT = Option(
+    name="--root", type="path", metavar="DIR", help=f"The device's folder with its two slots; else {ROOT_VARIABLE}."
+)
+AUDIT = Option(
+    name="--audit", type="path", metavar="DIR", help="Keep a sealed log of what happened there; see `foveola audit`."
 )
 ENGINE = Option(
     name="--engine",
@@ -123,7 +135,7 @@ def _argparse(option: Option) -> dict[str, Any]:
         "choices": option.choices or None,
     }
     if option.is_argument:
-        return form | ({"nargs": "+"} if option.several else {})
+        return form | ({"nargs": "+"} if option.several else {"nargs": "?"} if option.optional else {})
     form["default"] = option.default
     if option.several:
         form |= {"action": "append", "default": []}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,19 @@ def test_what_cannot_be_read_without_doubt_is_refused_in_one_line(name: str, tmp
 
         assert str(caught.value).startswith(place)
         assert "\n" not in str(caught.value)
+
+
+def test_a_tag_that_pillow_only_warns_of_is_a_doubt_also_where_nobody_looks_at_warnings() -> None:
+    content = bytearray(file_of(GREY, "TIFF"))
+    entry = content.index(struct.pack("<HHI", 284, 3, 1))  # PlanarConfiguration, one SHORT
+    content[entry + 4 : entry + 8] = struct.pack("<I", 2)
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        with pytest.raises(FoveolaError, match="truncated or broken"):
+            read_image(bytes(content))
+
+    assert not seen
 
 
 def test_paths_that_are_no_files_are_refused(tmp_path: Path) -> None:

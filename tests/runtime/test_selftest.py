@@ -7,12 +7,15 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
+from foveola.runtime import selftest
 from foveola.runtime.bundle import Bundle
 from foveola.runtime.errors import FoveolaError
-from foveola.runtime.manifest import Manifest, encode_manifest
+from foveola.runtime.image import decode_image
+from foveola.runtime.manifest import Budget, Manifest, encode_manifest
 from foveola.runtime.predict import Predictor
-from foveola.runtime.selftest import first_golden_image, make_golden, self_test
+from foveola.runtime.selftest import first_golden_image, latency_limit_ms, make_golden, self_test
 
 ENGINES = ("onnxruntime", "openvino")
 Change = Callable[[dict[str, bytes]], Bundle]
@@ -91,6 +94,61 @@ def test_another_decoder_is_told_and_forgiven(bundle_with: Change, tiny_members:
 
     assert outcome.ok
     assert outcome.decoder_changed == 1
+    assert outcome.warnings == ("1 image(s) are decoded to other pixels",)
+
+
+def test_another_decoder_that_moves_the_answers_fails(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def brighter(image: bytes, place: str) -> Image.Image:
+        return Image.fromarray(np.minimum(np.asarray(decode_image(image, place)), 246) + np.uint8(9))
+
+    monkeypatch.setattr(selftest, "decode_image", brighter)
+
+    outcome = self_test(tiny_bundle, "onnxruntime")
+
+    assert not outcome.ok
+    assert (outcome.decoder_changed, outcome.flips) == (1, 0)
+    assert outcome.faults[0].startswith("findings drifted by")
+
+
+def budgeted(bundle: Bundle, latency_ms: float) -> Bundle:
+    budget = Budget(latency_ms=latency_ms, size_mb=1, memory_mib=1)
+    return msgspec.structs.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, budget=budget))
+
+
+def test_a_time_that_is_not_sane_fails(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "LEAST_LIMIT_MS", 0.0)
+
+    slow = self_test(budgeted(tiny_bundle, 1e-6), "onnxruntime")
+    quick = self_test(budgeted(tiny_bundle, 1e6), "onnxruntime")
+    recorded = self_test(tiny_bundle, "onnxruntime", None, 1e-6)
+
+    assert quick.ok
+    assert 0 < quick.latency_ms < 1000
+    for outcome in (slow, recorded):
+        assert not outcome.ok
+        assert outcome.faults == (f"an answer took {outcome.latency_ms:.0f} ms, sane are 0 ms",)
+
+
+def test_a_passing_load_of_the_machine_is_no_fault(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0, 900_000_000, 900_000_000, 901_000_000])  # nanoseconds: 900 ms, then 1 ms
+    monkeypatch.setattr(selftest, "perf_counter_ns", lambda: next(clock))
+
+    outcome = self_test(budgeted(tiny_bundle, 20), "onnxruntime")
+
+    assert outcome.ok
+    assert (outcome.latency_ms, outcome.latency_limit_ms) == (1, 100)
+
+
+@pytest.mark.parametrize(
+    ("budget_ms", "recorded_ms", "limit"),
+    [(20.0, 1.0, 100.0), (None, 30.0, 150.0), (None, 1.0, 50.0), (None, None, None)],
+)
+def test_the_limit_of_time_is_the_budgets_then_the_recorded_one(
+    budget_ms: float | None, recorded_ms: float | None, limit: float | None, tiny_bundle: Bundle
+) -> None:
+    bundle = tiny_bundle if budget_ms is None else budgeted(tiny_bundle, budget_ms)
+
+    assert latency_limit_ms(bundle.manifest, recorded_ms) == limit
 
 
 def test_equal_answers_give_equal_bytes_that_numpy_reads(tiny_bundle: Bundle, tiny_image: bytes) -> None:

@@ -110,7 +110,7 @@ def test_reading_a_batch_starts_no_second_team_of_threads() -> None:
         Task(name="nodules", kind="detection", classes=("nodule",)),
     )
     answers = RawAnswers(
-        raw={"findings": np.zeros((images, 3), np.float16), "lungs": np.zeros((images, 2, 48, 48), np.float16)},
+        raw={"findings": np.zeros((images, 3), np.float32), "lungs": np.zeros((images, 2, 48, 48), np.float32)},
         boxes={"nodules": [np.ones((2, 6), np.float32)] * images},
         hint=np.zeros((images, 256, 8, 8), np.float16),
     )

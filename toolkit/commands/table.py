@@ -12,6 +12,7 @@ from .devices import devices
 from .evidence import evidence
 from .explain import explain
 from .export import export
+from .field import field
 from .keys import keygen, sign
 from .parity import answers, parity
 from .parts import Group, example
@@ -48,6 +49,7 @@ for command in (
     answers,
     parity,
     evidence,
+    field,
     *map(command_of, VERBS),
     check,
     devices,

@@ -40,7 +40,9 @@ def _run(name: str, arguments: dict[str, Any]) -> int:
 def _parameter(option: Option) -> click.Parameter:
     if option.is_argument:
         many = -1 if option.several else 1
-        return click.Argument([option.name], type=_type(option), nargs=many, required=True, metavar=_metavar(option))
+        return click.Argument(
+            [option.name], type=_type(option), nargs=many, required=not option.optional, metavar=_metavar(option)
+        )
     if option.type == "flag":
         return click.Option([option.name], is_flag=True, help=option.help)
     form: dict[str, Any] = {"type": _type(option), "help": option.help, "metavar": _metavar(option)}

@@ -19,10 +19,12 @@ from scipy.stats import chi2
 
 from ...runtime.histogram import Histogram, counted
 from ...runtime.task import Task
+from ...runtime.watch.drift import LARGE as LARGE
+from ...runtime.watch.drift import distance as distance
+from ...runtime.watch.drift import stability_index as stability_index
 from .cases import Answers, Array
 from .evidence import Drift
 
-LARGE = 0.25
 CHANCE = 0.999
 
 
@@ -74,17 +76,6 @@ def score_columns(tasks: Sequence[Task], answers: Answers) -> dict[str, Array]:
             columns = np.asarray(answers.scores[task.name], np.float64).T
             found |= {f"{task.name}/{label}": column for label, column in zip(labels, columns, strict=True)}
     return found
-
-
-def stability_index(before: Array, now: Array) -> float:
-    """Give the population stability index of two lists of counts (B,)."""
-    q, p = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (before, now))
-    return float(np.sum((p - q) * np.log(p / q)))
-
-
-def distance(before: Array, now: Array) -> float:
-    """Give the largest distance of the two distribution functions at the edges, counts (B,)."""
-    return float(np.abs(np.cumsum(before / before.sum()) - np.cumsum(now / now.sum())).max())
 
 
 def chance_level(bins: int, now: float, before: float) -> float:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ...runtime.answer import Box, Prediction, decode
 from ...runtime.errors import FoveolaError
-from ...runtime.features import answer_features, input_features
+from ...runtime.features import answer_features, input_features, quality_features
 from ...runtime.image import Geometry, decode_image, prepare
 from ...runtime.manifest import InputSpec, TaskOutput
 from ...runtime.predict import Predictor
@@ -212,7 +212,8 @@ def _ask(
     manifest = next(iter(predictors.values())).manifest
     path = dataset.samples[index].path
     try:
-        x_CHW, geometry = prepare(decode_image(path, str(path)), manifest.input)
+        picture = decode_image(path, str(path))
+        x_CHW, geometry = prepare(picture, manifest.input)
     except FoveolaError:
         return dict.fromkeys(predictors), {}
     answered: dict[str, Prediction | None] = {}
@@ -224,7 +225,9 @@ def _ask(
     if not describe:
         return answered, {}
     given = {engine: answer_features(one) for engine, one in answered.items() if one is not None}
-    return answered, {"": input_features(x_CHW), **given}
+    gate = next(iter(predictors.values())).gate
+    quality = {} if gate is None else quality_features(gate.look(picture))
+    return answered, {"": input_features(x_CHW) | quality, **given}
 
 
 # --- one model's answers ---

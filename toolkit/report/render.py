@@ -166,6 +166,7 @@ def _other_parts(
         "agreed": report_tables.agreed(evidence.agreements),
         "shifts": report_tables.shifts(evidence.drifts),
         "gaps": report_tables.gaps(evidence),
+        "fitness": manifest.fitness,
     }
 
 

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from ...runtime.dicom.rule import SourceRule
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import Arithmetic, EngineName, InputType
+from ..fitness.knobs import FitnessKnobs
 from ..knobs import Count
 from ..stage import Stage
 from ..work import Work
@@ -114,6 +116,8 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         compare: validation images on which every artefact is compared with torch.
         golden: images of the calibration split that the self-test carries.
         version: of the bundle.
+        source: which DICOM objects the bundle answers about; none asks only for a picture for presentation.
+        fitness: which images are fit to be answered about, found on training and validation images; none: all.
     """
 
     VERSION = 3  # 2 wrote one form for each engine
@@ -131,12 +135,18 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     compare: Count = 32
     golden: Count = 3
     version: str = "1.0.0"
+    source: SourceRule | None = None
+    fitness: FitnessKnobs | None = None
 
     def check_ahead(self, work: Work) -> None:
-        """The device has the engines and the precisions."""
+        """The device has the engines and the precisions, and there are images enough to say what is fit."""
         from ..variants.candidates import candidates
 
         candidates(work.device, self.engines, precisions=self.precisions, quantised=True, nncf=self.nncf != "off")
+        if self.fitness is not None:
+            from ..fitness.find import check_images
+
+            check_images(dataset_of(work), self.fitness.false_alarms, novelty=self.fitness.novelty)
 
     def run(self, work: Work) -> None:
         """Write `core.foveola`, not yet proved and not signed, `variants.json` and `layers.json`."""
@@ -157,6 +167,8 @@ class Export(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             golden=self.golden,
             name=work.recipe.name,
             version=self.version,
+            source=self.source,
+            fitness=self.fitness,
             device=work.device,
             recipe_digest=work.recipe.digest,
             seed=work.seed,

@@ -63,6 +63,7 @@ def make_variants(
     pick: Pick = "auto",
     input_type: InputType = "float32",
     compare: int = 32,
+    features: bool = False,
     outputs: Callable[[RawAnswers], tuple[TaskOutput, ...]],
     cache: Path,
     progress: Progress,
@@ -83,6 +84,7 @@ def make_variants(
             first by preference.
         input_type: of the graphs; `uint16` takes a detector's words.
         compare: images on which differences and flips are counted.
+        features: whether the graphs get the student's features as a second output.
         outputs: gives the tasks' outputs with thresholds locked on some answers.
         cache: where decoded images are kept.
         progress: called with (done, total, text).
@@ -92,7 +94,9 @@ def make_variants(
     """
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         folder = Path(scratch)
-        sources, calibration = find_sources(of, network, dataset, device, folder, cache, input_type=input_type)
+        sources, calibration = find_sources(
+            of, network, dataset, device, folder, cache, input_type=input_type, features=features
+        )
         listed = candidates(
             device,
             engines,

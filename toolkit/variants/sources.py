@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ...devices.profile import Profile
 from ...export.calibrate import Method, Range, read_ranges
 from ...export.corrections import CORRECTIONS, Corrections, load_corrections
+from ...export.features import feature_map
 from ...export.onnx_graph import Origins, export_onnx
 from ...export.placement import LAYERS
 from ...export.quantize import quantize_onnx
@@ -44,6 +45,7 @@ def find_sources(
     cache: Path,
     *,
     input_type: InputType = "float32",
+    features: bool = False,
 ) -> tuple[Sources, Calibration]:
     """Find the sources of all forms, or make them where the device wants others.
 
@@ -55,6 +57,7 @@ def find_sources(
         folder: where new graphs go.
         cache: where decoded images are kept.
         input_type: of the graphs that ship.
+        features: whether they get a second output (see `export.features`).
 
     Raises:
         FoveolaError: graphs must be made anew and the calibration images are gone.
@@ -97,6 +100,7 @@ def find_sources(
         tensorrt=trt.versions if (trt := device.engine("tensorrt")) else "",
         weight_bits=device.export.weight_bits,
         origins=lru_cache(maxsize=1)(lambda: _origins(network, device, folder)),
+        features=feature_map(float_graph) if features else "",
     )
     return sources, record
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...export.calibrate import Method, Range, measure_ranges
 from ...export.corrections import Corrections
+from ...export.features import tap_ir, tap_onnx
 from ...export.input_words import take_words
 from ...export.nncf_int8 import Slack, nncf_int8
 from ...export.onnx_graph import Origins, encode
@@ -47,6 +48,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
         tensorrt: releases of TensorRT that the device runs, a specifier of PEP 440; empty: any.
         weight_bits: of int8 weights on the device.
         origins: gives the module that each node comes from, for messages; may take a while.
+        features: the map of `float_graph` whose mean becomes a second output of every form; empty: none does.
     """
 
     float_graph: Path
@@ -60,6 +62,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     tensorrt: str
     weight_bits: Literal[7, 8]
     origins: Callable[[], Origins]
+    features: str = ""
 
 
 def write_variant(candidate: Candidate, sources: Sources, folder: Path, slack: Slack | None = None) -> dict[str, bytes]:
@@ -90,13 +93,19 @@ def write_variant(candidate: Candidate, sources: Sources, folder: Path, slack: S
     if not isinstance(candidate.options, OpenVinoOptions):
         if candidate.arithmetic == "float16":
             _type_half(graph, sources)
+        if sources.features:
+            tap_onnx(graph, sources.features)
         return {candidate.options.graph: graph.read_bytes()}
     xml = folder / candidate.options.graph
     if candidate.quantiser == "nncf":
         kind = sources.input_type
         images = [as_input(image, kind) for image in sources.images()]
         nncf_int8(graph, xml, images, weight_bits=sources.weight_bits, slack=slack)
+        if sources.features:
+            tap_ir(xml, sources.features)
     else:
+        if sources.features:
+            tap_onnx(graph, sources.features)
         write_ir(graph, xml, half=candidate.arithmetic == "float16")
     return {name: (folder / name).read_bytes() for name in candidate.options.files}
 
@@ -131,4 +140,5 @@ def _write_kit(candidate: Candidate, sources: Sources, folder: Path) -> dict[str
         corrections=sources.corrections,
         releases=sources.tensorrt or RELEASES,
         origins=sources.origins(),
+        features=sources.features,
     )

@@ -1,0 +1,179 @@
+"""The engine's process: opens the bundle, passes the self-test, then answers one image after the other.
+
+    python -m foveola.runtime.serve.child JSON
+
+JSON is a `Command`.
+
+Laws:
+- Nothing is answered before the signature held and the self-test passed.
+- It lives as long as its standard input is open: where the service is gone, it goes, also in the middle of an answer.
+- What an engine prints goes to stderr; only messages (`frames.py`) leave on stdout.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..answer import Prediction, prediction_json
+from ..bundle import Bundle, open_bundle
+from ..engine import Tensor
+from ..errors import FoveolaError, MissingPartError
+from ..features import input_features
+from ..measure import rss_mib
+from ..offline import forbid_telemetry
+from ..predict import Predictor
+from ..source import open_source
+from ..tested import require_passed, run_self_test
+from ..verbs.verb import to_stderr
+from ..watch.observe import Seen, observe
+from .frames import Answering, Ask, Command, Refused, Started, Told, read_ask, write_frame
+from .quiet import quiet_libraries
+
+
+def main(words: str) -> None:
+    """Tell that it started, or why not, and answer until standard input ends."""
+    command = msgspec.json.decode(words, type=Command, dec_hook=lambda kind, value: kind(value))
+    out = _messages_only()
+    forbid_telemetry()
+    quiet_libraries()
+    asks = _listen(sys.stdin.buffer)
+    try:
+        bundle, engine = _open(command)
+        predictor, started = _start(bundle, engine, command)
+    except FoveolaError as error:
+        write_frame(out, _refused(error, "", device=True))
+        return
+    write_frame(out, started)
+    while True:
+        ask, payload = asks.get()
+        write_frame(out, answer(predictor, bundle, ask, payload, watched=command.watched))
+
+
+class Seeing(Predictor):
+    """A predictor that remembers the last prepared image, so that it need not be prepared twice to be described."""
+
+    seen: Tensor | None = None  # (1, C, H, W)
+
+    def run(self, tensor: Tensor) -> dict[str, NDArray[np.float32]]:
+        """Remember and run."""
+        self.seen = tensor
+        return super().run(tensor)
+
+
+def answer(predictor: Seeing, bundle: Bundle, ask: Ask, payload: bytes, *, watched: bool) -> Told | Refused:
+    """Answer about one image; what is wrong with it is told in the words of the command line."""
+    begun, predictor.seen = time.perf_counter(), None
+    try:
+        prediction = predictor.predict(payload, "image")
+    except MissingPartError as error:
+        return _refused(error, bundle.digest, device=True)
+    except FoveolaError as error:
+        return _refused(error, bundle.digest)
+    try:
+        files = _results(payload, prediction, predictor, bundle, ask) if ask.results else ()
+    except FoveolaError as error:
+        return _refused(error, bundle.digest, device=True)
+    return Told(
+        bundle=_answering(predictor, bundle),
+        answer=msgspec.Raw(msgspec.json.encode(prediction_json(prediction))),
+        outcome="answered" if prediction.quality is None or prediction.quality.fit else "unfit",
+        results=files,
+        seconds=time.perf_counter() - begun,
+        memory_mib=rss_mib(),
+        seen=_seen(prediction, predictor) if watched else None,
+    )
+
+
+def _open(command: Command) -> tuple[Bundle, str | None]:
+    """Open the bundle, or the active slot's, which falls back to the other slot by itself; and name its engine."""
+    if command.root is None:
+        return open_bundle(command.bundle, key=command.key), command.engine
+    from ..slots.power_on import power_on
+    from ..slots.state import read_state
+
+    bundle, state = power_on(command.root, key=command.key, say=to_stderr), read_state(command.root)
+    slot = state.slot(state.active)
+    return bundle, command.engine or (slot.engine if slot else None)
+
+
+def _start(bundle: Bundle, engine: str | None, command: Command) -> tuple[Seeing, Started]:
+    """Run the self-test, at each start of this process, make the predictor, and load what the first image needs."""
+    outcome, _ = run_self_test(bundle, engine=engine, record=command.record)
+    require_passed(bundle, outcome)
+    predictor = Seeing(bundle, outcome.engine)
+    if command.dicom or command.results:
+        import_module("..dicom.read", __package__)
+    if command.results:
+        from ..dicom_results.write import require_parts
+
+        require_parts()
+    manifest = bundle.members["manifest.json"].decode()
+    return predictor, Started(bundle=_answering(predictor, bundle), images=outcome.images, manifest=manifest)
+
+
+def _answering(predictor: Predictor, bundle: Bundle) -> Answering:
+    manifest = bundle.manifest
+    return Answering(name=manifest.name, version=manifest.version, digest=bundle.digest, engine=predictor.engine)
+
+
+def _results(data: bytes, prediction: Prediction, predictor: Predictor, bundle: Bundle, ask: Ask) -> tuple[str, ...]:
+    """Write the DICOM results of a DICOM image and give their names; of another there are none."""
+    source = open_source(data, bundle.manifest.input, bundle.manifest.source, "image")
+    if source.dataset is None:
+        return ()
+    from ..dicom_results.identity import identity_of
+    from ..dicom_results.write import write_results
+
+    identity, folder = identity_of(bundle, f"{predictor.engine} {predictor.arithmetic}"), Path(ask.results)
+    paths = write_results(
+        source.dataset, prediction, identity, ask.kinds, folder, picture=source.picture, place="image"
+    )
+    return tuple(path.name for path in paths)
+
+
+def _seen(prediction: Prediction, predictor: Seeing) -> Seen:
+    x_BCHW = predictor.seen
+    if x_BCHW is None or x_BCHW.dtype != np.float32:  # unfit, or a detector's words
+        return observe(prediction, predictor.manifest)
+    return observe(prediction, predictor.manifest, input_features(x_BCHW[0].astype(np.float32, copy=False)))
+
+
+def _messages_only() -> BinaryIO:
+    """Keep standard output for messages: what is printed from now on, also by native code, goes to stderr."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return out
+
+
+def _listen(stream: BinaryIO) -> queue.Queue[tuple[Ask, bytes]]:
+    """Read questions in a thread of its own, which ends this process when the service is gone."""
+    asks: queue.Queue[tuple[Ask, bytes]] = queue.Queue(1)
+
+    def listen() -> None:
+        try:
+            while (frame := read_ask(stream)) is not None:
+                asks.put(frame)
+        finally:
+            os._exit(0)
+
+    threading.Thread(target=listen, daemon=True, name="listen").start()
+    return asks
+
+
+def _refused(error: FoveolaError, bundle_digest: str, *, device: bool = False) -> Refused:
+    return Refused(error=str(error), exit_code=int(error.exit_code), digest=bundle_digest, device=device)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

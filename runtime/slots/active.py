@@ -1,0 +1,122 @@
+"""Which bundle is in use, and how a service tells whether a new one lives.
+
+A process that serves begins so, and each of the three calls outlasts a power cut:
+
+    path = start_trial(root)        # the bundle to open; a trial's start is counted before anything is opened
+    ...                             # open it with the key, demand its self-test, answer
+    mark_good(root)                 # it lives: from now on it stays
+
+A trial whose process dies before `mark_good` is begun again, `TRIES` times in all; the next `start_trial` returns to
+the other slot by itself. Who sees that the new bundle is of no use says so by `fail_trial`, and is told the old one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from ..errors import FoveolaError
+from ..manifest import EngineName
+from .lock import locked
+from .state import TRIES, SlotName, State, bundle_path, lived, read_state, returned, write_state
+
+_WAIT_S = 10.0  # for another process's change, which takes milliseconds while a trial is on
+
+
+def active_bundle(root: Path) -> Path:
+    """Give the path of the bundle in use; nothing is changed.
+
+    Raises:
+        FoveolaError: none is active, its file is not there, or the state cannot be read.
+    """
+    state = read_state(root)
+    return bundle_path(root, active_slot(root, state))
+
+
+def active_slot(root: Path, state: State) -> SlotName:
+    """Give the slot in use, whose bundle's file is there.
+
+    Raises:
+        FoveolaError: none is active, or its file is not there.
+    """
+    if state.active is None:
+        ready = state.slot(state.spare)
+        mend = "run `foveola activate`" if ready is not None else "run `foveola install BUNDLE`, then `activate`"
+        raise FoveolaError(str(root), "no slot is active", mend)
+    if not bundle_path(root, state.active).is_file():
+        fault = f"the bundle of the active slot {state.active} is not there"
+        raise FoveolaError(str(root), fault, "run `foveola rollback`, or install it again")
+    return state.active
+
+
+def active_engine(root: Path) -> EngineName:
+    """Give the engine on which the bundle in use was tested when it was installed, and on which it is to run.
+
+    Raises:
+        FoveolaError: as `active_bundle`.
+    """
+    state = read_state(root)
+    slot = state.slot(active_slot(root, state))
+    assert slot is not None, "an active slot has a record"
+    return slot.engine
+
+
+def start_trial(root: Path) -> Path:
+    """Tell that a process begins with the active bundle, and get the path of the one to open.
+
+    A bundle that is on trial has this start counted; one that was started `TRIES` times and never marked good is left
+    for the other slot, where there is one that lived.
+
+    Raises:
+        FoveolaError: as `active_bundle`, or the state cannot be written.
+    """
+    if read_state(root).on_trial:
+        with locked(root, _WAIT_S):
+            state = read_state(root)
+            if state.on_trial:
+                write_state(root, _begun(state))
+    return active_bundle(root)
+
+
+def mark_good(root: Path) -> None:
+    """Tell that the active bundle lives; older versions are not installed from now on. Harmless to repeat.
+
+    Raises:
+        FoveolaError: none is active, or the state cannot be written.
+    """
+    active_slot(root, read_state(root))
+    if read_state(root).on_trial:
+        with locked(root, _WAIT_S):
+            state = read_state(root)
+            if state.on_trial:
+                write_state(root, lived(state))
+
+
+def fail_trial(root: Path, reason: str) -> Path | None:
+    """Tell that the active bundle does not work here, by which a trial ends at once.
+
+    Args:
+        root: the folder.
+        reason: why, one line; it is kept and shown by `foveola slots`.
+
+    Returns:
+        The bundle that is active now; None where there is nothing to return to: the bundle is no trial (one that lived
+        is left by `foveola rollback` only, never silently), or no other one has lived here.
+    """
+    with locked(root, _WAIT_S):
+        state = read_state(root)
+        if not state.on_trial or state.fallback is None:
+            return None
+        write_state(root, returned(state, reason))
+    return active_bundle(root)
+
+
+def _begun(state: State) -> State:
+    """Count a trial's start, or end the trial."""
+    name, slot = state.active, state.slot(state.active)
+    assert name is not None
+    assert slot is not None
+    if slot.starts >= TRIES and state.fallback is not None:
+        return returned(state, f"started {slot.starts} times and never said to live")
+    return state.with_slot(name, msgspec.structs.replace(slot, starts=slot.starts + 1))

@@ -1,0 +1,35 @@
+"""One change of a root folder at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .. import lock
+from ..durable import refused
+from ..errors import FoveolaError
+
+
+@contextmanager
+def locked(root: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a root folder.
+
+    Args:
+        root: the folder, which is there.
+        wait_s: how long to wait for another process, in seconds.
+
+    Raises:
+        FoveolaError: another process holds it, or the file cannot be made.
+    """
+    held = lock.locked(root, wait_s)
+    try:
+        held.__enter__()
+    except TimeoutError:
+        raise FoveolaError(str(root), "another process is changing its slots", "wait until it is done") from None
+    except OSError as error:
+        raise refused(root / lock.LOCK, error) from None
+    try:
+        yield
+    finally:
+        held.__exit__(None, None, None)

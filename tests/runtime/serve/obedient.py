@@ -1,0 +1,47 @@
+"""An engine's process that does what an image's bytes say: crash, hang, refuse, unfit; all else is answered."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from foveola.runtime.serve.frames import Answering, Refused, Started, Told, read_ask, write_frame
+
+BUNDLE = Answering(name="tiny", version="1", digest="d" * 64, engine="onnxruntime")
+
+
+def main(log: str) -> None:
+    if Path(log + ".broken").exists():
+        write_frame(sys.stdout.buffer, Refused(error="tiny: the self-test failed", exit_code=1))
+        return
+    write_frame(sys.stdout.buffer, Started(bundle=BUNDLE, images=1, manifest=""))
+    while (frame := read_ask(sys.stdin.buffer)) is not None:
+        ask, image = frame
+        words = image.decode()
+        with open(log, "a") as file:  # noqa: PTH123
+            file.write(words + "\n")
+        if words.startswith("crash"):
+            os._exit(3)
+        if words.startswith("hang"):
+            time.sleep(60)
+        if words.startswith("slow"):
+            time.sleep(0.2)
+        results: tuple[str, ...] = ()
+        if ask.results:
+            results = (f"{words}.dcm",)
+            (Path(ask.results) / results[0]).write_bytes(b"result")
+        if words.startswith("refuse"):
+            write_frame(sys.stdout.buffer, Refused(error="image: cannot be read", exit_code=1, digest=BUNDLE.digest))
+        else:
+            answer = msgspec.Raw(msgspec.json.encode({"of": words}))
+            outcome = "unfit" if words.startswith("unfit") else "answered"
+            told = Told(bundle=BUNDLE, answer=answer, outcome=outcome, results=results, seconds=0.01, memory_mib=50.0)
+            write_frame(sys.stdout.buffer, told)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
