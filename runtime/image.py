@@ -5,7 +5,8 @@ Laws:
 - Coordinates everywhere are those of the upright picture, as a viewer shows it: an EXIF rotation is carried out, a
   mirroring is refused, since it would swap a patient's left and right.
 - A box edge at x means the border between pixels x - 1 and x; pixel x has its centre at x + 0.5.
-- There is one resize kernel: Pillow's BILINEAR, a triangle that widens on reduction and so does not alias.
+- There is one resize kernel: Pillow's BILINEAR, a triangle that widens on reduction and so does not alias; the
+  manifest may have whole blocks averaged before it (`reduce.py`).
 - Colour profiles, gamma chunks and resolution tags are ignored: the stored numbers are the picture.
 
     image = read_image(Path("chest.png"))
@@ -32,6 +33,7 @@ from PIL import Image
 
 from .errors import FoveolaError
 from .manifest import InputSpec
+from .reduce import resized
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -302,7 +304,7 @@ def prepare(image: Pixels | Image.Image, spec: InputSpec) -> tuple[NDArray[np.fl
     if crop != (0, 0, *picture.size):
         picture = picture.crop(crop)
     width, height = geometry.content_width, geometry.content_height
-    small = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    small = np.asarray(resized(picture, (width, height), boxes=spec.reduction == "box"))
     x_CHW = np.zeros((spec.channels, spec.height, spec.width), np.float32)
     inside = x_CHW[:, geometry.pad_y : geometry.pad_y + height, geometry.pad_x : geometry.pad_x + width]
     _window(small if small.ndim == 2 else small.transpose(2, 0, 1), spec, inside)

@@ -102,7 +102,7 @@ def read_number(path: Path) -> int | None:
 def _cpu_seconds(root: Path) -> tuple[float, float] | None:
     """Give seconds of all cores that were busy, and all seconds, since the start (proc(5), `/proc/stat`)."""
     words = read_text(root / "proc/stat").split("\n")[0].split()
-    if len(words) < 9 or words[0] != "cpu":
+    if len(words) < 9 or words[0] != "cpu" or not hasattr(os, "sysconf"):  # Windows has no such call
         return None
     ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in words[1:9]]
     user, nice, system, idle, waiting, interrupts, soft, stolen = ticks

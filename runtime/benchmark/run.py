@@ -8,7 +8,6 @@ Order: fresh processes first, while the machine is cool; then the warm figures; 
 
 from __future__ import annotations
 
-import datetime
 import sys
 import time
 from collections.abc import Callable
@@ -106,7 +105,7 @@ def bench(
     memory, disturbed = memory or own_memory(), others.share()
     facts = _bundle_facts(bundle, options)
     return Bench(
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        date=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
         foveola=__version__,
         bundle=facts,
         engine=_engine_facts(options),
