@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--cases", type=int, default=0, help="ask about so many cases at most; 0: all")
     parser.add_argument("--images", type=int, default=256, help="that calibrate")
-    parser.add_argument("--resamples", type=int, default=300)
+    parser.add_argument("--resamples", type=int, default=100)
     parser.add_argument("--mixed", type=float, help="a further form: least slack of mixed precision")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -88,12 +88,13 @@ def main() -> None:
     for name, (folder, _) in made.items():
         say(f"asking {name} about {len(arrays)} cases")
         answers[name] = ask(opened(folder), network, arrays.images)
+    lost = losses(network, answers, arrays, options.resamples)
     rows = [
         Row(
             form=name,
             seconds=seconds,
             size_mb=sum(file.stat().st_size for file in graph_files(folder)) / 1e6,
-            losses=losses(network, answers[FLOAT], answers[name], arrays, options.resamples),
+            losses=tuple(lost[name]),
         )
         for name, (folder, seconds) in made.items()
     ]
@@ -166,33 +167,39 @@ def opened(folder: Path) -> Run:
     return open_session(OpenVinoOptions(), members).run
 
 
-def losses(network: Network, before: RawAnswers, after: RawAnswers, arrays: Arrays, resamples: int) -> tuple[Loss, ...]:
-    """Points lost by task, with intervals over cases."""
-    drop = points_lost(network, before, after, arrays)
+def losses(network: Network, answers: dict[str, RawAnswers], arrays: Arrays, resamples: int) -> dict[str, list[Loss]]:
+    """Points lost by form and task, with intervals over cases; the same cases are drawn for all forms."""
+    drop = points_lost(network, answers, arrays)
     random = np.random.default_rng(0)
-    drawn: dict[str, list[float]] = {name: [] for name in drop}
-    for _ in range(resamples):
+    drawn = []
+    for turn in range(resamples):
         places = random.integers(0, len(arrays), len(arrays))
-        some = taken(arrays, places)
-        for name, value in points_lost(
-            network, before.take(places.tolist()), after.take(places.tolist()), some
-        ).items():
-            drawn[name].append(value)
-    slack = slacks(network, before, after, arrays)
-    found = []
-    for name, points in drop.items():
-        low, high = np.percentile(drawn[name], [2.5, 97.5]) if drawn[name] else (points, points)
-        found.append(Loss(task=name, points=points, low=float(low), high=float(high), slack=slack.get(name, 1.0)))
-    return tuple(found)
+        some = {name: one.take(places.tolist()) for name, one in answers.items()}
+        drawn.append(points_lost(network, some, taken(arrays, places)))
+        if (turn + 1) % 10 == 0:
+            say(f"resample {turn + 1} of {resamples}")
+    found: dict[str, list[Loss]] = {}
+    for form, tasks in drop.items():
+        slack = slacks(network, answers[FLOAT], answers[form], arrays)
+        for name, points in tasks.items():
+            many = [one[form][name] for one in drawn] or [points]
+            low, high = np.percentile(many, [2.5, 97.5])
+            one = Loss(task=name, points=points, low=float(low), high=float(high), slack=slack.get(name, 1.0))
+            found.setdefault(form, []).append(one)
+    return found
 
 
-def points_lost(network: Network, before: RawAnswers, after: RawAnswers, arrays: Arrays) -> dict[str, float]:
-    """Score of the one less that of the other, in points of the metric."""
-    scale = network.target_scale
-    one = score_answers(network.tasks, before, arrays, scale).by_task
-    other = score_answers(network.tasks, after, arrays, scale).by_task
+def points_lost(network: Network, answers: dict[str, RawAnswers], arrays: Arrays) -> dict[str, dict[str, float]]:
+    """Score of the float graph less that of each form, in points of the metric."""
     kinds = {task.name: SCALES.get(task.kind, 1.0) for task in network.tasks}
-    return {name: 100 * (one[name] - other[name]) / kinds[name] for name in one if name in other}
+    by_form = {
+        form: score_answers(network.tasks, one, arrays, network.target_scale).by_task for form, one in answers.items()
+    }
+    before = by_form[FLOAT]
+    return {
+        form: {name: 100 * (before[name] - after[name]) / kinds[name] for name in before if name in after}
+        for form, after in by_form.items()
+    }
 
 
 def taken(arrays: Arrays, places: NDArray[np.int64]) -> Arrays:

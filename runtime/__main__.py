@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from .errors import FoveolaError
 from .verbs.table import VERBS
-from .verbs.verb import parser
+from .verbs.verb import parser, to_stdout
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m foveola.runtime") -> int:
@@ -22,12 +22,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m foveola.runti
     arguments = parser(VERBS, prog).parse_args(argv)
     try:
         code, result, lines = VERBS[arguments.verb].run(arguments)
+        to_stdout([json.dumps(result, allow_nan=False)] if arguments.json else lines)
     except FoveolaError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    words = [json.dumps(result, allow_nan=False)] if arguments.json else lines
-    if words:  # of images that were all refused there is nothing to say here
-        print("\n".join(words))
     return code
 
 

@@ -89,7 +89,7 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
         fit: every measure is within the manifest's bounds.
         reasons: why it is not, in the order of the bounds: a phrase of `fitness.judge.REASONS`, then the numbers in
             brackets.
-        measures: by name; see `fitness.measures`.
+        measures: by name; see `fitness.radiograph` and `fitness.fundus`.
         novelty: distance of the student's features from those of its training images; None where it is not measured.
     """
 

@@ -101,6 +101,8 @@ def make_folder(path: Path) -> None:
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o755)  # noqa: PTH102 - see the law above
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         sync_folder(path.parent)
     except OSError as error:
         raise refused(path, error) from None

@@ -24,6 +24,11 @@ class ExitCode(IntEnum):
     UNDERPOWERED = 6
 
 
+def printable(text: str) -> str:
+    """Show line breaks and terminal escapes, which a file's name or a word in it may hold, so that none is obeyed."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class FoveolaError(Exception):
     """Refused with a reason: where, what is wrong and, where there is one, the mend.
 
@@ -38,8 +43,7 @@ class FoveolaError(Exception):
     def __init__(self, place: str, fault: str, mend: str = "") -> None:
         self.place, self.fault, self.mend = place, fault, mend
         text = f"{place}: {fault}; {mend}" if mend else f"{place}: {fault}"
-        # Names and words from a file may hold line breaks or terminal escapes; they are shown, not obeyed.
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+        super().__init__(printable(text))
 
 
 class UsageError(FoveolaError):

@@ -193,7 +193,16 @@ class TensorRtOptions(
     graph: str = "tensorrt.onnx"  # all precision is typed in the graph
     plan: str = "tensorrt.json"  # how the engine is built
     arithmetic: Arithmetic = "float16"
-    tf32: Literal[False] = False
+    tf32: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse TF32; a `Literal[False]` would say so too, but msgspec below 0.20 does not know it.
+
+        Raises:
+            ValueError: it is asked for.
+        """
+        if self.tf32:
+            raise ValueError("tf32 is never allowed")
 
     @property
     def files(self) -> tuple[str, ...]:

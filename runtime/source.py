@@ -57,8 +57,8 @@ def open_source(image: Path | bytes, spec: InputSpec, rule: SourceRule | None = 
 def is_dicom(data: bytes) -> bool:
     """Tell whether a file is a DICOM object: by its magic, or without preamble by a first element of group 8.
 
-    Files without preamble are not of PS3.10, yet archives hold them. Their first element is one of group 0002 or 0008
-    (ascending tags, PS3.5 7.1), little or big endian.
+    Files without preamble are not of PS3.10, yet archives hold them. Their first element is one of group 0002, which is
+    little endian, or 0008 (ascending tags, PS3.5 7.1), little or big endian.
     """
     where, magic = MAGIC
-    return data[where] == magic or data[:2] in (b"\x08\0", b"\x02\0") or data[:4] == b"\0\x08\0\x05"
+    return data[where] == magic or data[:2] in (b"\x08\0", b"\x02\0") or data[:3] == b"\0\x08\0"

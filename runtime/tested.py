@@ -40,7 +40,12 @@ class SelfTestRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 def run_self_test(
-    bundle: Bundle, *, engine: str | None = None, engines: Path | None = None, record: Path | None = None
+    bundle: Bundle,
+    *,
+    engine: str | None = None,
+    engines: Path | None = None,
+    record: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[SelfTest, list[str]]:
     """Run the self-test, and keep it on record if it passes.
 
@@ -49,12 +54,14 @@ def run_self_test(
         engine: as for `Predictor`.
         engines: as for `Predictor`.
         record: the record's file; None keeps nothing.
+        say: is told of a record that cannot be written, which is then no error: the test passed, and without a record
+            the next start runs it anew. A full disk is no fault of the bundle.
 
     Returns:
         The outcome, and why the record that was there did not hold any more; empty where it did.
 
     Raises:
-        FoveolaError: as `self_test`, or the record cannot be written.
+        FoveolaError: as `self_test`, or, without `say`, the record cannot be written.
     """
     now = fingerprint(bundle, choose_engine(bundle.manifest, engine))
     before = read_record(record) if record is not None else None
@@ -68,7 +75,12 @@ def run_self_test(
     if not outcome.ok:
         _forget(record)
     elif record is not None:
-        keep_record(record, outcome, now)
+        try:
+            keep_record(record, outcome, now)
+        except FoveolaError as error:
+            if say is None:
+                raise
+            say(str(error))
     return outcome, why_untested(before, now) if record is not None else []
 
 
@@ -87,20 +99,20 @@ def demand_self_test(
         record: the record's file.
         engine: as for `Predictor`.
         engines: as for `Predictor`.
-        say: takes a line on why a test is run.
+        say: takes a line on why a test is run, and one where its record cannot be written.
 
     Returns:
         The outcome of the test that was run; None where the one on record holds.
 
     Raises:
-        FoveolaError: the self-test fails, cannot be run, or its record cannot be written.
+        FoveolaError: the self-test fails or cannot be run.
     """
     now = fingerprint(bundle, choose_engine(bundle.manifest, engine))
     reasons = why_untested(read_record(record), now)
     if not reasons:
         return None
     say(f"self-test, since {'; '.join(reasons)}")
-    outcome, _ = run_self_test(bundle, engine=now.engine, engines=engines, record=record)
+    outcome, _ = run_self_test(bundle, engine=now.engine, engines=engines, record=record, say=say)
     require_passed(bundle, outcome)
     return outcome
 

@@ -23,6 +23,8 @@ def main(args: Sequence[str] | None = None) -> int:
     Args:
         args: the words after `foveola`; None: those of the process.
     """
+    if sys.version_info < (3, 11):  # noqa: UP036 - the runtime installs on 3.10, the toolkit does not run there
+        return _refuse("foveola: needs Python 3.11; on a device use `python -m foveola.runtime`", ExitCode.USAGE)
     forbid_telemetry()
     try:
         return _invoke(args)

@@ -61,9 +61,10 @@ def read_dicom(data: bytes, spec: InputSpec, rule: SourceRule, place: str) -> tu
         table = grey_table(tags, header) if header.grey else None
         frame = first_frame(tags, header)
     samples, stream = decode_frame(frame, header, place)
-    check_loss(tags, rule, lossy=stream is not None and stream.lossy, ratio=_ratio(header, stream, len(frame)))
-    if table is None:
-        return colour_picture(samples, stream, tags, header), dataset
+    with quiet():
+        check_loss(tags, rule, lossy=stream is not None and stream.lossy, ratio=_ratio(header, stream, len(frame)))
+        if table is None:
+            return colour_picture(samples, stream, tags, header), dataset
     return Image.fromarray(table.take(samples, mode="clip")), dataset
 
 

@@ -37,9 +37,7 @@ def caption(prediction: Prediction, identity: BundleIdentity) -> tuple[Line, ...
     lines = [head, *(_answers(prediction) if is_answered(prediction) else _reasons(prediction))]
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES - 1], Line(f"and {len(lines) - MOST_LINES + 1} more, see the report")]
-    return tuple(
-        Line(one.text if len(one.text) <= WIDEST else one.text[: WIDEST - 3] + "...", one.ink) for one in lines
-    )
+    return tuple(Line(_shortened(one.text), one.ink) for one in lines)
 
 
 def is_answered(prediction: Prediction) -> bool:

@@ -38,10 +38,8 @@ from .radiograph import octaves
 
 FULL = np.float32(255)
 LEVELS = np.arange(256) / 255
-DIM, DARK = (
-    0.15,
-    8,
-)  # of the 99th percentile, and in 1/255 of the range: the surround (as `runtime.image.field_of_view`)
+# The surround, as `runtime.image.field_of_view` finds it: a share of the 99th percentile, and in 1/255 of the range.
+DIM, DARK = 0.15, 8
 LEAST_LIT = 0.02  # of a row or column: dust and hot pixels are less
 LEAST_FIELD = 0.02  # of the picture: less is no field
 WIDE = 128  # pixels: longer side of the small copy; the larger vessels still show in it
@@ -144,7 +142,7 @@ def _radius(size: float) -> int:
 
 
 def _coarse(plane: Image.Image) -> Plane:
-    """Reduce to (48, 48) shares of the range; a field that is cut off at its sides lies in the middle, on black."""
+    """Reduce to (32, 32) shares of the range; a field that is cut off at its sides lies in the middle, on black."""
     longest = max(plane.size)
     width, height = (max(1, round(length * COARSE / longest)) for length in plane.size)
     out = np.zeros((COARSE, COARSE), np.float32)

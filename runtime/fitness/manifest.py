@@ -125,7 +125,7 @@ class Fitness(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Which images are answered about. An image outside any bound gets its reasons and no score.
 
     Args:
-        kind: which measures are made (see `runtime.fitness.measures`).
+        kind: which measures are made (see `runtime.fitness.radiograph` and `fundus`).
         bounds: what they must lie in; a measure without one is told and not judged.
         template: average training image, (16, 16), mean 0 and length 1; `radiograph` alone.
         novelty: of the student's features; None: not looked at.

@@ -8,12 +8,14 @@ Laws:
 - Nothing is answered before the signature held and the self-test passed.
 - It lives as long as its standard input is open: where the service is gone, it goes, also in the middle of an answer.
 - What an engine prints goes to stderr; only messages (`frames.py`) leave on stdout.
+- Ctrl-C reaches every process of a terminal; it is the service that ends this one, when nobody waits any more.
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -45,6 +47,7 @@ def main(words: str) -> None:
     """Tell that it started, or why not, and answer until standard input ends."""
     command = msgspec.json.decode(words, type=Command, dec_hook=lambda kind, value: kind(value))
     out = _messages_only()
+    _leave_ctrl_c_to_the_service()
     forbid_telemetry()
     quiet_libraries()
     asks = _listen(sys.stdin.buffer)
@@ -109,7 +112,7 @@ def _open(command: Command) -> tuple[Bundle, str | None]:
 
 def _start(bundle: Bundle, engine: str | None, command: Command) -> tuple[Seeing, Started]:
     """Run the self-test, at each start of this process, make the predictor, and load what the first image needs."""
-    outcome, _ = run_self_test(bundle, engine=engine, record=command.record)
+    outcome, _ = run_self_test(bundle, engine=engine, record=command.record, say=to_stderr)
     require_passed(bundle, outcome)
     predictor = Seeing(bundle, outcome.engine)
     if command.dicom or command.results:
@@ -154,6 +157,12 @@ def _messages_only() -> BinaryIO:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return out
+
+
+def _leave_ctrl_c_to_the_service() -> None:
+    for name in ("SIGINT", "SIGBREAK"):  # the second is Windows'
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _listen(stream: BinaryIO) -> queue.Queue[tuple[Ask, bytes]]:

@@ -47,7 +47,8 @@ class Desk:
             self._require_engine()
             job = self._queue.submit(data, way, self._keeper.digest)
         except (FullError, UnavailableError, FoveolaError) as error:
-            self._no(way, error)
+            if way != "folder":  # a file waits where it is, and is offered again every half second
+                self._no(way, error)
             raise
         self._metrics.count("foveola_images_total", way=way, said="taken")
         return job
@@ -97,7 +98,7 @@ class Desk:
         if started:
             bundle = started.bundle
             labels = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "engine": bundle.engine}
-            put("foveola_build_info", 1, **labels)
+            self._metrics.put_only("foveola_build_info", 1, **labels)
 
     def _require_engine(self) -> None:
         if self._worker.stopping:

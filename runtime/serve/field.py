@@ -1,6 +1,7 @@
 """What the service tells the watch and the audit log: numbers and listed words, never a name, UID or pixel.
 
-Neither ever stops an answer: what cannot be written is told once on stderr.
+Neither ever stops an answer: what cannot be written is told once on stderr. Only a folder that cannot be used at all is
+refused, at the start.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from ..durable import refused as cannot_write
 from ..errors import FoveolaError
 from ..manifest import decode_manifest
 from ..verbs.verb import to_stderr
 from ..watch.audit import Audit
 from ..watch.watch import Watch
-from ..watch.words import Fact, kind_of
+from ..watch.words import Fact, fitting, kind_of
 from .disk import job_id
 from .frames import Refused, Started, Told
 
@@ -22,10 +24,15 @@ class Field:
     """The watch over the bundle that answers, and the audit log; each where a folder is named.
 
     Raises:
-        FoveolaError: the audit log cannot be used.
+        FoveolaError: a folder cannot be used.
     """
 
     def __init__(self, watch: Path | None = None, audit: Path | None = None) -> None:
+        if watch:
+            try:
+                watch.mkdir(parents=True, exist_ok=True, mode=0o700)
+            except OSError as error:
+                raise cannot_write(watch, error) from None
         self._folder = watch
         self._watch: Watch | None = None
         self._audit = Audit(audit) if audit else None
@@ -44,10 +51,10 @@ class Field:
         self.note("ready", {**facts, "images": started.images})
         if self._folder is None or (self._watch and self._digest == bundle.digest):
             return
-        self._digest = bundle.digest
+        self._digest, before, self._watch = bundle.digest, self._watch, None  # what cannot be opened counts nothing
         try:
-            if self._watch:
-                self._watch.close()
+            if before:
+                before.close()
             self._watch = Watch(self._folder, decode_manifest(started.manifest.encode()))
         except FoveolaError as error:
             self._tell(str(error))
@@ -75,11 +82,9 @@ class Field:
         if self._audit is None:
             return
         try:
-            self._audit.write(event, facts)
+            self._audit.write(event, fitting(facts or {}))
         except FoveolaError as error:
             self._tell(str(error))
-        except ValueError:  # a name that the log does not take for one: the event is worth more than its facts
-            self._audit.write(event)
 
     def close(self) -> None:
         """Bring the last counts to the disk."""

@@ -7,7 +7,8 @@ Laws:
   not answered twice.
 - `done/NAME` with `done/NAME.json`, `failed/NAME` with `failed/NAME.txt`; the words stand there before the file is
   moved. Another file of the same name gets its job's name beside its own.
-- Only regular files are taken: no links, no pipes, no folders.
+- Only regular files are taken: no links, no pipes, no folders. A name may be any that the system has: what is no
+  text in it is written as `?`, and a file whose name leaves no room for an ending is put away under its job's name.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from .limits import Limits
 
 UNFINISHED = (".partial", ".tmp", ".part")
 LOOKS = 4  # at a file while it rests
+MOST_NAME = 220  # bytes of a name that leave room for endings, of 255
 _Sight = tuple[int, int, int]  # size, time of change, and how often it was seen so
 
 
@@ -73,6 +75,7 @@ class WatchFolder(threading.Thread):
 
     def look(self) -> None:
         """Look once: take files that rest, put away those that are answered."""
+        refused = False  # full, or no engine: what waits is not read again and again to hear that
         sights = {path.name: seen for path in self._folder.iterdir() if (seen := _sight(path))}
         for name, (size, changed) in sorted(sights.items()):
             last = self._seen.get(name, (-1, -1, 0))
@@ -80,9 +83,13 @@ class WatchFolder(threading.Thread):
             self._seen[name] = (size, changed, again)
             if again < LOOKS:
                 self._jobs.pop(name, None)
-            else:
-                with contextlib.suppress(OSError, FoveolaError, FullError, UnavailableError):  # it waits where it is
+            elif name in self._jobs or not refused:
+                try:
                     self._advance(self._folder / name, size)
+                except (FullError, UnavailableError):
+                    refused = True
+                except (OSError, FoveolaError):
+                    continue  # it waits where it is
         for name in set(self._seen) - set(sights):
             del self._seen[name]
             self._jobs.pop(name, None)
@@ -90,7 +97,7 @@ class WatchFolder(threading.Thread):
     def _advance(self, path: Path, size: int) -> None:
         if size > self._limits.image_bytes or size == 0:
             why = f"a file of {size} bytes; at most {self._limits.image_bytes} are taken" if size else "is empty"
-            self._put_away(path, self._failed, f"{path.name}: {why}\n".encode(), ".txt", "")
+            self._put_away(path, self._failed, f"{_text(path.name)}: {why}\n".encode(), ".txt", "")
             return
         job = self._desk.job(self._jobs[path.name]) if path.name in self._jobs else None
         if job is None:
@@ -104,19 +111,34 @@ class WatchFolder(threading.Thread):
         if job.answer is None:
             self._put_away(path, self._failed, f"{job.error}\n".encode(), ".txt", job.id)
         else:
-            words = {"id": job.id, "file": path.name, "state": job.state, "answer": msgspec.Raw(job.answer)}
+            words = {"id": job.id, "file": _text(path.name), "state": job.state, "answer": msgspec.Raw(job.answer)}
             self._put_away(path, self._done, msgspec.json.encode(words) + b"\n", ".json", job.id)
 
     def _put_away(self, path: Path, place: Path, words: bytes, ending: str, job: str) -> None:
-        name = path.name
-        beside = place / (name + ending)
-        # Words without a file: this one's, put away half before a crash. Else they are of another file of this name.
-        if (place / name).exists() or (beside.exists() and beside.read_bytes() != words):
-            name = f"{path.stem}-{job[:8] or 'again'}{path.suffix}"
-            beside = place / (name + ending)
-        write_file(beside, words)
+        name = _free_name(path, place, words, ending, job)
+        write_file(place / (name + ending), words)
         path.replace(place / name)
         sync_folder(place)
+
+
+def _free_name(path: Path, place: Path, words: bytes, ending: str, job: str) -> str:
+    """Find a name that overwrites no other file; the same job's file may be put away once more."""
+    names = [path.name, f"{path.stem}-{job[:8] or '2'}{path.suffix}"]
+    if len(os.fsencode(names[1])) > MOST_NAME:
+        names = [f"{job[:8] or 'long'}{path.suffix[:16]}"]
+    if not job:
+        names += [f"{Path(names[0]).stem}-{number}{path.suffix[:16]}" for number in range(3, 1000)]
+    for name in names:
+        beside = place / (name + ending)
+        # Words without a file: this one's, put away half before a crash. Else they are of another file of this name.
+        if not ((place / name).exists() or (beside.exists() and beside.read_bytes() != words)):
+            return name
+    return names[-1]
+
+
+def _text(name: str) -> str:
+    """A name as text: bytes of it that are none (another system's letters) are shown as `?`."""
+    return name.encode(errors="replace").decode()
 
 
 def _sight(path: Path) -> tuple[int, int] | None:

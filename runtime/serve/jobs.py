@@ -9,6 +9,8 @@ Laws:
   after a failure, it is answered anew.
 - The image is deleted when its answer is stored.
 - Full is an answer: `submit` refuses before anything is written.
+- Neither a night without power nor a clock that leaps (a device without a battery begins in 1970) ends a job or a
+  result: patience is measured by this process's own clock, tries are counted.
 
 States: `queued` -> `answered`, `unfit`, `refused` or `failed`. Only a failed one becomes `queued` again.
 
@@ -34,6 +36,7 @@ from .disk import job_id
 from .limits import LIMITS, Limits
 
 State = Literal["queued", "answered", "unfit", "refused", "failed"]
+MOST_PAUSE_S = 3600.0  # between two tries of a result
 ENDED: tuple[State, ...] = ("answered", "unfit", "refused")  # not asked again by the same bundle
 _TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -79,7 +82,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     job: str
     attempts: int
-    since: float
 
 
 class Queue:
@@ -98,6 +100,7 @@ class Queue:
     def __init__(self, folder: Path, limits: Limits = LIMITS) -> None:
         self._limits, self._lock = limits, threading.RLock()
         self.work = threading.Condition(self._lock)  # told of every new job
+        self._opened, self._came = time.monotonic(), dict[str, float]()  # jobs of this process, on its own clock
         self.images, self.results = folder / "images", folder / "results"
         try:
             for place in (folder, self.images, self.results):
@@ -135,6 +138,7 @@ class Queue:
                 with contextlib.suppress(OSError):
                     remove_file(self.images / name)
                 raise
+            self._came[name] = time.monotonic()
             self.work.notify_all()
             job = self.get(name)
             assert job
@@ -149,7 +153,7 @@ class Queue:
             for row in self._base.execute("SELECT id FROM jobs WHERE state = 'queued' ORDER BY since").fetchall():
                 job = self.get(row[0])
                 assert job
-                if time.time() - job.since > self._limits.patience_s:
+                if time.monotonic() - self._came.get(job.id, self._opened) > self._limits.patience_s:
                     self.end(job.id, "failed", error=f"unavailable: not answered within {self._limits.patience_s:g} s")
                 elif job.attempts >= self._limits.attempts:
                     self.end(job.id, "failed", error=f"unavailable: the engine failed {job.attempts} times on it")
@@ -183,6 +187,7 @@ class Queue:
                 "ORDER BY ended DESC LIMIT -1 OFFSET ?)",
                 (self._limits.kept_answers,),
             )
+        self._came.pop(name, None)
         with contextlib.suppress(OSError):  # `_tidy` does it at the next start
             (self.images / name).unlink()
 
@@ -212,12 +217,14 @@ class Queue:
         return found
 
     def due(self) -> list[Result]:
-        """Give the results whose time has come, the oldest first."""
+        """Give the results whose time has come, the oldest first; one that is due too late was set by another clock."""
+        now = time.time()
         with self._lock:
             rows = self._base.execute(
-                "SELECT file, job, attempts, since FROM results WHERE due <= ? ORDER BY since LIMIT 64", (time.time(),)
+                "SELECT file, job, attempts FROM results WHERE due <= ? OR due > ? ORDER BY since LIMIT 64",
+                (now, now + MOST_PAUSE_S),
             ).fetchall()
-        return [Result(file=file, job=job, attempts=attempts, since=since) for file, job, attempts, since in rows]
+        return [Result(file=file, job=job, attempts=attempts) for file, job, attempts in rows]
 
     def delivered(self, file: str) -> None:
         """Forget a result: the peer has it, or it was given up."""

@@ -20,13 +20,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         deadline_s: for one image in the engine's process; after that the process is ended.
         start_s: for a start of the engine's process, self-test included.
         attempts: of one job; after that it is answered "unavailable".
-        patience_s: a job that waited longer is answered "unavailable": nobody wants a late score.
+        patience_s: a job that waited longer while the service was up is answered "unavailable", not given a late score.
         restarts: of the engine's process within `restarts_s`; beyond it the service is unavailable.
         restarts_s: see there.
         pause_s: between one try to start the engine and the next while the service is unavailable.
         request_s: an HTTP request has to be received whole within it, a DICOM message likewise.
         associations: DICOM associations at the same time.
-        delivery_s: a result that the peer does not take for so long is given up.
+        delivery_s: a result that the peer does not take in all the tries of so long is given up.
         rest_s: a file in the watch folder is taken when its size and time have not changed for so long.
         memory_mib: of the engine's process; above it, it is started anew between two images; 0 for no limit.
     """

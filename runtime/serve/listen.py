@@ -8,6 +8,7 @@ Laws:
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import re
@@ -165,7 +166,9 @@ def _bind_path(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)  # the socket's own rights, from its first moment
     try:
-        path.unlink(missing_ok=True)  # of a service that was killed; a living one holds the --state folder
+        if _is_answered(path):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        path.unlink(missing_ok=True)  # of a service that was killed
         sock.bind(str(path))
     except OSError as error:
         sock.close()
@@ -173,3 +176,16 @@ def _bind_path(path: Path) -> socket.socket:
     finally:
         os.umask(mask)
     return sock
+
+
+def _is_answered(path: Path) -> bool:
+    """Whether another service listens at a socket's path."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(1.0)
+        try:
+            caller.connect(str(path))
+        except BlockingIOError:  # its queue of callers is full
+            return True
+        except OSError:
+            return False
+        return True

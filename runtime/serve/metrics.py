@@ -53,6 +53,11 @@ class Metrics:
         with self._lock:
             self._values[family][tuple(sorted(labels.items()))] = value
 
+    def put_only(self, family: str, value: float, **labels: str) -> None:
+        """Set a gauge that has one sample, whatever labels it had before."""
+        with self._lock:
+            self._values[family] = {tuple(sorted(labels.items())): value}
+
     def time(self, family: str, seconds: float) -> None:
         """Put a time into a histogram."""
         counts, total = self._seconds[family]

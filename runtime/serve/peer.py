@@ -2,7 +2,8 @@
 
 Laws:
 - What has to be sent is on disk with the time of the next try, so that a restart changes nothing.
-- The pause between two tries doubles from `FIRST_S` to `MOST_S`; after `delivery_s` a result is given up and counted.
+- The pause between two tries doubles from `FIRST_S` to `MOST_PAUSE_S`; when the pauses come to `delivery_s` a result is
+  given up and counted. Tries are counted, not hours: neither a service that was down nor a clock that leaps ends one.
 - A result that is sent twice, since the peer's answer was lost, is the same object: its UID follows from the source's
   and the bundle's digest.
 - One association for all that is due, with a context for each class and transfer syntax that is really sent.
@@ -13,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from typing import Any
 import msgspec
 
 from ..errors import FoveolaError, UsageError
-from .jobs import Queue, Result
+from .jobs import MOST_PAUSE_S, Queue, Result
 from .limits import Limits
 from .metrics import Metrics
 from .node import TIMEOUT_S, application_entity
 
-FIRST_S, MOST_S = 5.0, 3600.0
+FIRST_S = 5.0
 LOOK_S = 0.5
 MOST_CONTEXTS = 128  # of an association (PS3.8 9.3.2.2: odd numbers 1 to 255)
 _AET = r"[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?"  # PS3.5 6.2: 16 characters, no backslash
@@ -105,23 +105,25 @@ class Sender(threading.Thread):
                 self._queue.delivered(result.file)
                 self._metrics.count("foveola_deliveries_total", outcome="sent")
             else:
-                pause = min(self._first_s * 2.0 ** min(result.attempts, 30), MOST_S)
-                self._queue.postpone(result.file, pause)
+                self._queue.postpone(result.file, self._pause(result.attempts))
                 self._metrics.count("foveola_deliveries_total", outcome="failed")
 
     def _given_up(self, result: Result) -> bool:
         lost = not (self._queue.results / result.file).is_file()
-        if not lost and time.time() - result.since <= self._limits.delivery_s:
+        if not lost and sum(map(self._pause, range(result.attempts))) <= self._limits.delivery_s:
             return False
         self._queue.delivered(result.file)
         self._metrics.count("foveola_deliveries_total", outcome="given_up")
         return True
 
+    def _pause(self, attempts: int) -> float:
+        return min(self._first_s * 2.0 ** min(attempts, 30), MOST_PAUSE_S)
+
     def _send(self, results: Sequence[Result]) -> set[str]:
         """Give the names of those that the peer has now."""
-        files = {result.file: _read(self._queue.results / result.file) for result in results}
-        readable = {name: dataset for name, dataset in files.items() if dataset is not None}
-        contexts = {(str(d.SOPClassUID), str(d.file_meta.TransferSyntaxUID)) for d in readable.values()}
+        paths = {result.file: self._queue.results / result.file for result in results}
+        kinds = {name: kind for name, path in paths.items() if (kind := _kind(path)) is not None}
+        contexts = set(kinds.values())
         ae = application_entity(self._aet)
         for sop_class, syntax in sorted(contexts)[:MOST_CONTEXTS]:
             ae.add_requested_context(sop_class, syntax)
@@ -130,10 +132,11 @@ class Sender(threading.Thread):
         association = ae.associate(self._peer.host, self._peer.port, ae_title=self._peer.aet)
         sent: set[str] = set()
         try:
-            for name, dataset in readable.items():
+            for name in kinds:
                 if self._ending.is_set() or not association.is_established:
                     break
-                if _stored(association, dataset):
+                dataset = _read(paths[name])  # one at a time: masks are large
+                if dataset is not None and _stored(association, dataset):
                     sent.add(name)
         finally:
             if association.is_established:
@@ -149,11 +152,17 @@ def _stored(association: Any, dataset: Any) -> bool:
     return status == 0x0000 or status & 0xF000 == 0xB000  # stored, or stored with a warning (PS3.4 B.2.3)
 
 
-def _read(path: Path) -> Any | None:
+def _kind(path: Path) -> tuple[str, str] | None:
+    """Give a file's SOP class and transfer syntax; None where it is none that can be sent."""
+    head = _read(path, ["SOPClassUID"])
+    return None if head is None else (str(head.SOPClassUID), str(head.file_meta.TransferSyntaxUID))
+
+
+def _read(path: Path, tags: list[str] | None = None) -> Any | None:
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
     try:
-        return dcmread(path)
+        return dcmread(path, specific_tags=tags, stop_before_pixels=tags is not None)
     except (OSError, InvalidDicomError):
         return None

@@ -171,7 +171,7 @@ class _Attendant:
         self._sign_s, self._signed = watchdog_s(), -math.inf
         self._since = time.monotonic()
         self._started: Started | None = None
-        self._fault = keeper.fault
+        self._fault, self._lived = keeper.fault, ""
 
     def look(self) -> None:
         """Look once."""
@@ -187,12 +187,16 @@ class _Attendant:
             notify(f"STATUS=no engine: {fault}")
             self._field.note("unavailable")
         self._started, self._fault = started, "" if started else fault or self._fault
-        if self._root and started and (self._worker.answered or time.monotonic() - self._since > LIVED_S):
-            _mark_good(self._root)
-            self._root = None
+        if self._root and started and started.bundle.digest != self._lived and self._lives(started):
+            _mark_good(self._root, started.bundle.digest)
+            self._lived = started.bundle.digest
         if self._sign_s and time.monotonic() - self._signed >= self._sign_s and not self._worker.hangs:
             self._signed = time.monotonic()
             notify("WATCHDOG=1")
+
+    def _lives(self, started: Started) -> bool:
+        """Whether this bundle, which may be another than at the start, has answered or was up for long enough."""
+        return self._worker.answered == started.bundle.digest or time.monotonic() - self._since > LIVED_S
 
 
 def _tell_ready(started: Started) -> None:
@@ -202,11 +206,11 @@ def _tell_ready(started: Started) -> None:
     notify("READY=1", f"STATUS={words}")
 
 
-def _mark_good(root: Path) -> None:
+def _mark_good(root: Path, digest: str) -> None:
     from ..slots.active import mark_good
 
     try:
-        mark_good(root)
+        mark_good(root, digest)
     except FoveolaError as error:  # it answers all the same; the next start tries again
         to_stderr(str(error))
 

@@ -9,7 +9,9 @@ import re
 from pathlib import Path
 
 from ..bundle import open_bundle
-from ..errors import ExitCode, UsageError
+from ..engine import INSTALL, engine_of, is_installed
+from ..errors import ExitCode, MissingPartError, UsageError
+from ..predict import choose_engine
 from ..verbs.verb import ROOT_VARIABLE, Answer
 from .frames import Command
 from .limits import MIB, Limits
@@ -29,11 +31,25 @@ def run_serve(arguments: argparse.Namespace) -> Answer:
     """
     settings = settings_of(arguments)
     quiet_libraries()
-    if settings.command.root is None:
-        open_bundle(settings.command.bundle, key=settings.command.key)  # said now, with its own exit code
+    _require_bundle(settings.command)
     counts = serve(settings)
     words = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no jobs"
     return ExitCode.DONE, {"jobs": counts}, [f"stopped; on disk: {words}"]
+
+
+def _require_bundle(command: Command) -> None:
+    """Say now, with its own exit code, what no restart of the engine's process would mend."""
+    if command.root is None:
+        bundle = open_bundle(command.bundle, key=command.key)
+        engine = engine_of(choose_engine(bundle.manifest, command.engine))
+        if not is_installed(engine):
+            raise MissingPartError(engine, "is not installed", INSTALL[engine])
+        return
+    from ..slots.active import active_engine
+    from ..slots.install import pinned_key
+
+    pinned_key(command.key, command.root)
+    active_engine(command.root)
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:

@@ -21,7 +21,9 @@ Laws:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -32,6 +34,7 @@ from .desk import Desk
 from .frames import Refused
 from .jobs import FullError, Job
 from .keeper import DeadlineError, EngineFailedError, UnavailableError
+from .limits import MIB
 from .metrics import Metrics
 from .openapi import document
 
@@ -40,6 +43,7 @@ StartResponse = Callable[[str, list[tuple[str, str]]], object]
 TYPES = re.compile(r"image/[a-z0-9.+-]+|application/(dicom|octet-stream)")
 LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
 JOB = re.compile(r"/v1/jobs/([0-9a-f]{32})")
+HELD_BYTES = 512 * MIB  # of images that requests hold in memory together; one alone is always taken
 JSON, TEXT = "application/json", "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -72,6 +76,7 @@ class Web:
 
     def __init__(self, desk: Desk, metrics: Metrics, *, image_bytes: int, local: bool) -> None:
         self._desk, self._metrics, self._image_bytes, self._local = desk, metrics, image_bytes, local
+        self._lock, self._held = threading.Lock(), 0  # bytes of images in memory
         self._routes: dict[str, dict[str, Callable[[Environ], Reply]]] = {
             "/v1/predict": {"POST": self._predict},
             "/v1/jobs": {"GET": self._jobs, "POST": self._submit},
@@ -127,14 +132,16 @@ class Web:
             return _error(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
 
     def _predict(self, environ: Environ) -> Reply:
-        said = self._desk.answer(self._image(environ))
+        with self._image(environ) as data:
+            said = self._desk.answer(data)
         if isinstance(said, Refused):
             missing = said.exit_code == ExitCode.PART_MISSING
             return _error(HTTPStatus.NOT_IMPLEMENTED if missing else HTTPStatus.UNPROCESSABLE_ENTITY, said.error)
         return Reply(HTTPStatus.OK, said)
 
     def _submit(self, environ: Environ) -> Reply:
-        job = self._desk.submit(self._image(environ), "http")
+        with self._image(environ) as data:
+            job = self._desk.submit(data, "http")
         status = HTTPStatus.ACCEPTED if job.state == "queued" else HTTPStatus.OK
         return Reply(status, _job_json(job), headers=(("Location", f"/v1/jobs/{job.id}"),))
 
@@ -157,8 +164,22 @@ class Web:
         self._desk.measure()
         return Reply(HTTPStatus.OK, self._metrics.text().encode(), TEXT)
 
-    def _image(self, environ: Environ) -> bytes:
-        """Give the request's body, which has to be an image by its type and size."""
+    @contextmanager
+    def _image(self, environ: Environ) -> Iterator[bytes]:
+        """Hold the request's body, which has to be an image by its type and size, as long as memory allows it."""
+        length = self._length(environ)
+        with self._lock:
+            if self._held and self._held + length > HELD_BYTES:
+                raise FullError(f"{self._held} bytes of other requests are in memory")
+            self._held += length
+        try:
+            data: bytes = environ["wsgi.input"].read(length)
+            yield data
+        finally:
+            with self._lock:
+                self._held -= length
+
+    def _length(self, environ: Environ) -> int:
         kind = environ.get("CONTENT_TYPE", "").split(";")[0].strip().lower()
         if not TYPES.fullmatch(kind):
             fault = "must be image/*, application/dicom or application/octet-stream"
@@ -169,8 +190,7 @@ class Web:
         if length > self._image_bytes:
             fault = f"{length} bytes; at most {self._image_bytes} are taken"
             raise _RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"body: {fault}")
-        data: bytes = environ["wsgi.input"].read(length)
-        return data
+        return length
 
 
 class _JobReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -88,7 +88,8 @@ class Worker(threading.Thread):
         self._kinds, self._field = kinds, field or Field()
         self._waiters: deque[Waiter] = deque()
         self._served_waiter = False
-        self.stopping = self.answered = False
+        self.stopping = False
+        self.answered = ""  # digest of the bundle that answered last
         self.beat = time.monotonic()
 
     def answer(self, data: bytes) -> bytes | Refused:
@@ -149,8 +150,9 @@ class Worker(threading.Thread):
 
     def _next(self) -> tuple[Waiter | None, Job | None]:
         with self._queue.work:
-            job = None
-            if not self.stopping and self._keeper.started and (self._served_waiter or not self._waiters):
+            job, turn = None, self._served_waiter or not self._waiters
+            self._served_waiter = False  # also where a full disk takes no claim: who waits is next
+            if turn and not self.stopping and self._keeper.started:
                 job = self._queue.claim()
             if job is None and not self._waiters and not self.stopping:
                 self._queue.work.wait(IDLE_S)
@@ -208,7 +210,7 @@ class Worker(threading.Thread):
         if isinstance(said, Refused):
             self._field.refused(said, data, way)
         else:
-            self.answered = True
+            self.answered = said.bundle.digest
             self._metrics.time("foveola_engine_seconds", said.seconds)
             self._field.told(said, data, way)
 

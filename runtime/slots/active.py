@@ -4,7 +4,7 @@ A process that serves begins so, and each of the three calls outlasts a power cu
 
     path = start_trial(root)        # the bundle to open; a trial's start is counted before anything is opened
     ...                             # open it with the key, demand its self-test, answer
-    mark_good(root)                 # it lives: from now on it stays
+    mark_good(root, digest)         # it lives: from now on it stays
 
 A trial whose process dies before `mark_good` is begun again, `TRIES` times in all; the next `start_trial` returns to
 the other slot by itself. Who sees that the new bundle is of no use says so by `fail_trial`, and is told the old one.
@@ -79,8 +79,12 @@ def start_trial(root: Path) -> Path:
     return active_bundle(root)
 
 
-def mark_good(root: Path) -> None:
+def mark_good(root: Path, digest: str | None = None) -> None:
     """Tell that the active bundle lives; older versions are not installed from now on. Harmless to repeat.
+
+    Args:
+        root: the folder.
+        digest: of the bundle that the caller runs; where another has become active meanwhile, nothing is marked.
 
     Raises:
         FoveolaError: none is active, or the state cannot be written.
@@ -89,7 +93,8 @@ def mark_good(root: Path) -> None:
     if read_state(root).on_trial:
         with locked(root, _WAIT_S):
             state = read_state(root)
-            if state.on_trial:
+            slot = state.slot(state.active)
+            if state.on_trial and slot is not None and digest in (None, slot.digest):
                 write_state(root, lived(state))
 
 

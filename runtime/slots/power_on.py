@@ -3,7 +3,7 @@
 bundle = power_on(Path("/var/lib/foveola"), key=Path("/etc/foveola/maker.pub"))
 predictor = Predictor(bundle, ...)
 ...                             # the first answers
-mark_good(root)
+mark_good(root, bundle.digest)
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ..errors import ExitCode, FoveolaError, UsageError
 from ..tested import read_record
 from ..verbs.verb import ROOT_VARIABLE, Answer, to_stderr
 from ..watch.audit import Audit
-from ..watch.words import Fact
+from ..watch.words import Fact, fitting
 from .active import active_bundle, fail_trial, mark_good, start_trial
 from .install import activate, install, rollback
 from .state import TRIES, Slot, SlotName, State, bundle_path, read_state, record_path
@@ -67,6 +67,8 @@ def run_slots(arguments: argparse.Namespace) -> Answer:
     told = [bool(arguments.start), bool(arguments.good), arguments.fail is not None]
     if sum(told) > 1:
         raise UsageError("slots", "several of --start, --good and --fail were given", "give one of them")
+    if not root.is_dir():
+        raise FoveolaError(str(root), "is no folder", "run `foveola install BUNDLE --root DIR` first")
     if arguments.start:
         start_trial(root)
     if arguments.good:
@@ -117,7 +119,7 @@ def _told(audit: Path | None, event: str) -> Iterator[dict[str, Fact]]:
             log.write(event, {"result": "refused", "code": int(error.exit_code)})
         raise
     if log is not None:
-        log.write(event, {**facts, "result": "ok"})
+        log.write(event, {**fitting(facts), "result": "ok"})
 
 
 def _plain(root: Path, name: SlotName, slot: Slot | None) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -72,11 +72,20 @@ class BuildPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     outputs: Annotated[tuple[PlanTensor, ...], msgspec.Meta(min_length=1, max_length=256)]
     checked: tuple[str, ...]
     releases: Annotated[str, msgspec.Meta(max_length=256)] = RELEASES
-    tf32: Literal[False] = False
+    tf32: bool = False
     optimization_level: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
     workspace_mib: Annotated[int, msgspec.Meta(gt=0, le=65536)] = 1024
     int8_layers: Count = 0
     float32_nodes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse TF32; a `Literal[False]` would say so too, but msgspec below 0.20 does not know it.
+
+        Raises:
+            ValueError: it is asked for.
+        """
+        if self.tf32:
+            raise ValueError("tf32 is never allowed")
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -7,8 +7,10 @@ import argparse
 import msgspec
 
 from ..bundle import open_bundle, read_unverified
+from ..dicom.rule import SourceRule
 from ..engine import engine_of, is_installed
 from ..errors import ExitCode
+from ..fitness.manifest import Fitness
 from ..manifest import EngineOptions, TaskOutput, TensorRtOptions
 from .verb import Answer
 
@@ -33,6 +35,8 @@ def inspect(arguments: argparse.Namespace) -> Answer:
         f"input       {spec.width} x {spec.height}, {'grey' if spec.channels == 1 else 'colour'}, {spec.fit}",
         *(f"engine      {_engine_words(o)}" for o in manifest.engines),
         *(f"task        {_task_words(output)}" for output in manifest.outputs),
+        *(f"DICOM       {words}" for words in _source_words(manifest.source)),
+        *([f"fitness     {_fitness_words(manifest.fitness)}"] if manifest.fitness is not None else []),
         *(f"member      {name} {size} bytes" for name, size in sizes.items()),
         f"calibrated  on {manifest.calibration.images} images ({manifest.calibration.method})",
     ]
@@ -49,6 +53,29 @@ def _task_words(output: TaskOutput) -> str:
     task = output.task
     limits = " at " + ", ".join(f"{limit:.3g}" for limit in output.thresholds) if output.thresholds else ""
     return f"{task.name} ({task.kind}): {', '.join(task.classes)}{limits}"
+
+
+def _source_words(rule: SourceRule | None) -> list[str]:
+    """Write the rule of the input, a line for each field that asks for something."""
+    if rule is None:
+        return []
+    plain = SourceRule()
+    asked = {name: value for name, value in msgspec.structs.asdict(rule).items() if value != getattr(plain, name)}
+    return [f"{name.replace('_', ' ')}: {_value_words(value)}" for name, value in asked.items()]
+
+
+def _value_words(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _fitness_words(fitness: Fitness) -> str:
+    novelty = " and novelty" if fitness.novelty is not None else ""
+    refused = f"{fitness.alarms} of {fitness.images} good images refused"
+    return f"{fitness.kind}: {', '.join(bound.measure for bound in fitness.bounds)}{novelty}; {refused}"
 
 
 def verify(arguments: argparse.Namespace) -> Answer:

@@ -19,14 +19,17 @@ from ..answer import Mask, Prediction, prediction_json
 from ..bundle import open_bundle
 from ..dicom_results.identity import identity_of
 from ..dicom_results.write import parse_kinds, require_parts, write_about
-from ..errors import ExitCode, FoveolaError, UsageError
+from ..errors import ExitCode, FoveolaError, MissingPartError, UsageError, printable
 from ..predict import Predictor
-from ..source import open_source
+from ..source import Source, open_source
 from .verb import Answer
 
 
 def predict(arguments: argparse.Namespace) -> Answer:
-    """All images are answered or refused on their own; one that is refused, or not fit, makes the exit code 1."""
+    """Answer about or refuse each image on its own.
+
+    One that is refused, or not fit, makes the exit code 1; one that asks for an extra that is not installed, 4.
+    """
     images = image_files(arguments.images)
     names = Counter(image.name for image in images)
     if arguments.masks and max(names.values()) > 1:
@@ -39,27 +42,52 @@ def predict(arguments: argparse.Namespace) -> Answer:
     identity = identity_of(bundle, f"{predictor.engine} {predictor.arithmetic}")
     answers: list[dict[str, Any]] = []
     lines: list[str] = []
-    code = ExitCode.DONE
+    codes = {ExitCode.DONE}
+    answered: dict[str, dict[str, Any]] = {}  # by SOP Instance UID
     for image in images:
         try:
             source = open_source(image, predictor.manifest.input, predictor.manifest.source)
             prediction = predictor.answer(source.picture)
+            plain = prediction_json(prediction)
             if arguments.masks:
                 _write_masks(prediction.masks, arguments.masks, image.name)
             results: list[Path] = []
             if arguments.dicom_out:
+                _check_alone(source, plain, answered, str(image))
                 results = write_about(source, prediction, identity, kinds, arguments.dicom_out, str(image))
         except FoveolaError as error:
             print(error, file=sys.stderr)
-            answers.append({"file": str(image), "error": str(error)})
-            code = ExitCode.REFUSED
+            answers.append({"file": _named(image), "error": str(error)})
+            codes.add(ExitCode.PART_MISSING if isinstance(error, MissingPartError) else ExitCode.REFUSED)
         else:
-            told = {"dicom": [str(path) for path in results]} if arguments.dicom_out else {}
-            answers.append({"file": str(image), "prediction": prediction_json(prediction), **told})
+            told = {"dicom": [_named(path) for path in results]} if arguments.dicom_out else {}
+            answers.append({"file": _named(image), "prediction": plain, **told})
             if prediction.quality is not None and not prediction.quality.fit:
-                code = ExitCode.REFUSED
-            lines += [str(image), *prediction_lines(prediction), *(f"  written          {path}" for path in results)]
-    return code, {"bundle": predictor.manifest.name, "engine": predictor.engine, "images": answers}, lines
+                codes.add(ExitCode.REFUSED)
+            written = [f"  written          {printable(str(path))}" for path in results]
+            lines += [printable(str(image)), *prediction_lines(prediction), *written]
+    return max(codes), {"bundle": predictor.manifest.name, "engine": predictor.engine, "images": answers}, lines
+
+
+def _named(path: Path) -> str:
+    """Write a path as text; bytes of it that are none, which JSON cannot hold, with a backslash."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
+def _check_alone(source: Source, plain: dict[str, Any], answered: dict[str, dict[str, Any]], place: str) -> None:
+    """Refuse a second picture of the same SOP Instance UID, whose results would replace the first one's.
+
+    A copy of a picture has equal answers and is none; careless de-identification gives all pictures one UID.
+    """
+    if source.dataset is None:
+        return
+    from ..dicom.tags import Tags, quiet  # pydicom is there, since it read the picture
+
+    with quiet():
+        uid = Tags(source.dataset, place).text("SOPInstanceUID")
+    if answered.setdefault(uid, plain) != plain and uid:
+        fault = "has the SOP Instance UID of another image, which was answered about otherwise"
+        raise FoveolaError(place, fault, "give each image a UID of its own, or a --dicom-out of its own")
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:

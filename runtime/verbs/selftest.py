@@ -15,7 +15,7 @@ from ..slots.install import pinned_key
 from ..slots.state import read_state, record_path
 from ..slots.verb import root_of
 from ..tested import run_self_test
-from .verb import Answer
+from .verb import Answer, to_stderr
 
 
 def selftest(arguments: argparse.Namespace) -> Answer:
@@ -40,7 +40,7 @@ def _of_root(root: Path, arguments: argparse.Namespace) -> Answer:
     slot = state.slot(name)
     assert slot is not None, "an active slot has a record"
     try:
-        outcome, reasons = run_self_test(bundle, engine=slot.engine, record=record_path(root, name))
+        outcome, reasons = run_self_test(bundle, engine=slot.engine, record=record_path(root, name), say=to_stderr)
     except MissingPartError:
         raise  # the bundle is not at fault
     except FoveolaError as error:

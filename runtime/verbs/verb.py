@@ -6,15 +6,17 @@ Law: an option stands once. `parser` makes argparse's form of it for a device, `
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any, Literal
 
 import msgspec
 
-from ..errors import ExitCode
+from ..errors import ExitCode, FoveolaError
 
 Answer = tuple[ExitCode, dict[str, Any], list[str]]  # exit code, the JSON object, the same in words
 
@@ -102,6 +104,24 @@ ENGINE = Option(
 def to_stderr(line: str) -> None:
     """Tell of progress."""
     print(line, file=sys.stderr, flush=True)
+
+
+def to_stdout(lines: Sequence[str]) -> None:
+    """Write an answer, whole; a character that stdout's encoding lacks is written with a backslash.
+
+    Raises:
+        FoveolaError: the disk is full, or nobody reads any more.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    text = "".join(f"{line}\n" for line in lines).encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):  # what is left would be tried, and fail, once more at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        fault = f"the answer cannot be written: {error.strerror}"
+        raise FoveolaError("stdout", fault, "make room, or read it to its end") from None
 
 
 def parser(verbs: Mapping[str, Verb], prog: str) -> argparse.ArgumentParser:

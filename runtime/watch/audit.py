@@ -75,7 +75,7 @@ class Audit:
         *,
         key: Path | None = None,
         limits: AuditLimits | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),  # noqa: UP017 - Python 3.10
+        now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         self.path, self._limits, self._now, self._lock = path, limits or AuditLimits(), now, Lock()
         try:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import FoveolaError
-from .audit_log import MOST_LINE, Head, Line, first_number, read_head, read_key, read_line, segments
+from ..errors import FoveolaError, UsageError
+from .audit_log import HEAD, MOST_LINE, Head, Line, first_number, read_head, read_key, read_line, segments
 
 TRIES = 5  # the writer may let a file go while it is read
 
@@ -61,7 +61,8 @@ def check_audit(folder: Path, key: Path | None = None, noted: str = "") -> Check
         noted: a head of an earlier check, NUMBER:SHA-256, that this log must still hold.
 
     Raises:
-        FoveolaError: there is no such log, or it cannot be read; `noted` is none.
+        FoveolaError: there is no such log, or it cannot be read.
+        UsageError: `noted` is none.
     """
     secret, wanted = read_key(folder, key), _noted(noted)
     try:
@@ -111,6 +112,8 @@ def read_lines(folder: Path, count: int) -> list[Line]:
         FoveolaError: the log cannot be read.
     """
     found: list[Line] = []
+    if not segments(folder) and not (folder / HEAD).is_file():
+        raise FoveolaError(str(folder), "holds no audit log", "name the folder of a log")
     try:
         for path in reversed(segments(folder)):
             lines = [_decoded(data) for data in path.read_bytes().split(b"\n") if data]
@@ -134,7 +137,7 @@ def _noted(text: str) -> tuple[int, str] | None:
         return None
     number, _, digest = text.partition(":")
     if not (number.isascii() and number.isdigit() and len(number) < 16 and len(digest) == 64):
-        raise FoveolaError("--head", f"{text!r} is no head", "give NUMBER:SHA-256 as an earlier `audit verify` told it")
+        raise UsageError("--head", f"{text!r} is no head", "give NUMBER:SHA-256 as an earlier `audit verify` told it")
     return int(number), digest.lower()
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ..histogram import Histogram
 
 MODERATE, LARGE = 0.1, 0.25
+HIDDEN = 5  # smaller counts are not told
 LEAST = 50  # images below which no shift is called
 LEVEL = 0.01  # chance of any false call in one look
 
@@ -36,13 +37,13 @@ _STRONGEST: tuple[Verdict, ...] = ("large", "moderate", "chance", "too few")
 
 
 class Shift(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One comparison. Figures are rounded, so that no count can be worked out from them.
+    """One comparison. Figures are rounded, and told of `LEAST` images or more: a few would be given away by them.
 
     Args:
         what: name of the histogram.
         basis: what it is held against: the bundle's reference, or this device's own earlier days.
-        images: of late, rounded to fives.
-        psi: population stability index.
+        images: of late, rounded to fives; 0 stands for one to four.
+        psi: population stability index; this and the following are None where there are too few images.
         ks: Kolmogorov and Smirnov's distance.
         p: chance of a PSI so large without any drift.
         p_ks: chance of a KS so large.
@@ -52,10 +53,10 @@ class Shift(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     what: str
     basis: Basis
     images: int
-    psi: float
-    ks: float
-    p: float
-    p_ks: float
+    psi: float | None = None
+    ks: float | None = None
+    p: float | None = None
+    p_ks: float | None = None
     verdict: Verdict
 
 
@@ -79,7 +80,8 @@ def shift(
         compared: how many comparisons are made in this look.
 
     Returns:
-        None where the edges differ, or there is but one bin, or nothing on one side.
+        None where the edges differ, or there is but one bin, or nothing on one side, or fewer than `LEAST` images on
+        this device's own earlier days.
     """
     q, p = np.array(before.counts, np.float64), np.array(now.counts, np.float64)
     if before.edges != now.edges or len(q) < 2 or not q.sum() or not p.sum():
@@ -88,6 +90,11 @@ def shift(
         q, p = coarser(q, p)
         if len(q) < 2:
             return None
+    images = 5 * round(p.sum() / 5) if p.sum() >= HIDDEN else 0
+    if basis == "earlier days" and q.sum() < LEAST:
+        return None
+    if p.sum() < LEAST:
+        return Shift(what=what, basis=basis, images=images, verdict="too few")
     n, m = p.sum() / images_a_patient, q.sum() / images_a_patient
     index, apart = stability_index(q, p), distance(q, p)
     chance = chi_square_above(index / (1 / n + 1 / m), len(q) - 1)
@@ -95,18 +102,16 @@ def shift(
     return Shift(
         what=what,
         basis=basis,
-        images=5 * round(p.sum() / 5),
+        images=images,
         psi=round(index, 3),
         ks=round(apart, 2),
         p=_two_digits(chance),
         p_ks=_two_digits(chance_ks),
-        verdict=_verdict(index, float(p.sum()), min(chance, chance_ks) * 2 * compared),
+        verdict=_verdict(index, min(chance, chance_ks) * 2 * compared),
     )
 
 
-def _verdict(index: float, images: float, chance: float) -> Verdict:
-    if images < LEAST:
-        return "too few"
+def _verdict(index: float, chance: float) -> Verdict:
     if index < MODERATE:
         return "steady"
     if chance >= LEVEL:

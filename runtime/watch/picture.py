@@ -12,7 +12,7 @@ from html import escape
 
 from .drift import LARGE, MODERATE, Shift
 from .summary import Export, ShownDay, ShownHistogram, ShownWindow, Summary, Told
-from .telling import count_words, p_words
+from .telling import count_words, figure_words
 
 WIDTH, LEFT = 900, 60  # of a picture, in px; of its left margin
 BARS, STRIP, INDEX = 140, 100, 44  # heights, in px
@@ -56,7 +56,7 @@ def _bundle(one: Summary) -> Iterator[str]:
     )
     yield _days(one)
     yield _table(one)
-    ranks = {shift.what: (-shift.psi, shift.what) for shift in one.shifts}
+    ranks = {shift.what: (-(shift.psi or 0.0), shift.what) for shift in one.shifts}
     names = sorted(one.histograms, key=lambda name: ranks.get(name, (1.0, name)))
     drawn = [name for name in names if any(name in week.shares for week in one.by_window)]
     for name in drawn[:MOST_PANELS]:
@@ -73,7 +73,7 @@ def _listed(what: str, counts: dict[str, Told]) -> str:
 def _table(one: Summary) -> str:
     if not one.shifts:
         return '<p class="quiet">There is nothing yet to hold these days against.</p>'
-    rows = "".join(map(_row, sorted(one.shifts, key=lambda shift: (-shift.psi, shift.what))))
+    rows = "".join(map(_row, sorted(one.shifts, key=lambda shift: (-(shift.psi or 0.0), shift.what))))
     return (
         f"<h3>The last {one.days} days</h3>"
         '<div class="wide"><table><tr><th>what</th><th>images</th><th>PSI</th><th>KS</th><th>p</th>'
@@ -83,9 +83,7 @@ def _table(one: Summary) -> str:
 
 def _row(shift: Shift) -> str:
     kind = shift.verdict if shift.verdict in ("moderate", "large") else "quiet"
-    figures = (
-        f"<td>{shift.images}</td><td>{shift.psi:.3f}</td><td>{shift.ks:.2f}</td><td>{escape(p_words(shift.p))}</td>"
-    )
+    figures = "".join(f"<td>{escape(word)}</td>" for word in figure_words(shift))
     return (
         f'<tr class="{kind}"><td>{escape(shift.what)}</td>{figures}<td>{shift.basis}</td><td>{shift.verdict}</td></tr>'
     )

@@ -4,7 +4,7 @@ Laws:
 - A count of one to four is told as None (`<5`), every other is rounded to the nearest five, sums included, so that no
   difference of two gives a small one away.
 - Shares are told of fifty images or more, in steps of 5 %, and a cell of fewer than five images counts as none.
-- Figures of drift are made of the exact counts and rounded.
+- Figures of drift are made of the exact counts and rounded, and told of fifty images or more as well.
 
 Reader and writer: `decode_summary(encode_summary(s)) == s`.
 """
@@ -21,10 +21,9 @@ import msgspec
 from ..errors import FoveolaError, UsageError
 from ..histogram import Histogram
 from .day import Day, Watched, read_folder, together
-from .drift import LEAST, Basis, Shift, Verdict, shift, worst
+from .drift import HIDDEN, LEAST, Basis, Shift, Verdict, shift, worst
 
 FORMAT = 1
-HIDDEN = 5  # smaller counts are not told
 WINDOW_DAYS = 7
 MOST_SUMMARY_BYTES = 16 * 2**20
 
@@ -244,6 +243,7 @@ def _windows(days: Sequence[Day], last: date, bases: Mapping[str, tuple[Basis, H
             name: found.psi
             for name, one in enough.items()
             if name in bases and (found := shift(name, bases[name][1], one, basis=bases[name][0])) is not None
+            if found.psi is not None
         }
         shares = {name: _shares(one) for name, one in enough.items()}
         begin = str(end - timedelta(days=WINDOW_DAYS - 1))

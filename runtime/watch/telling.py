@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .summary import HIDDEN, Export, Summary, Told
+from .drift import HIDDEN, Shift
+from .summary import Export, Summary, Told
 
 
 def export_lines(export: Export) -> list[str]:
@@ -28,6 +29,13 @@ def p_words(p: float) -> str:
     return "<0.0001" if p < 0.0001 else f"{p:.2g}"
 
 
+def figure_words(shift: Shift) -> tuple[str, str, str, str]:
+    """Say images, PSI, KS and p; a dash for each that is not told."""
+    if shift.psi is None or shift.ks is None or shift.p is None:
+        return count_words(shift.images or None), "-", "-", "-"
+    return str(shift.images), f"{shift.psi:.3f}", f"{shift.ks:.2f}", p_words(shift.p)
+
+
 def _summary(one: Summary) -> Iterator[str]:
     yield f"{one.name} {one.version}, {one.first} to {one.last}"
     yield f"images      {count_words(one.images)}, {count_words(one.unfit_images)} of them unfit"
@@ -42,6 +50,7 @@ def _summary(one: Summary) -> Iterator[str]:
         yield f"the last {one.days} days:"
         yield f"  {'':<32} {'images':>7} {'PSI':>7} {'KS':>5} {'p':>8}  against"
     for shift in one.shifts:
-        figures = f"{shift.images:>7} {shift.psi:>7.3f} {shift.ks:>5.2f} {p_words(shift.p):>8}"
+        images, psi, ks, p = figure_words(shift)
+        figures = f"{images:>7} {psi:>7} {ks:>5} {p:>8}"
         yield f"  {shift.what:<32} {figures}  {shift.basis:<13} {shift.verdict}"
     yield f"verdict     {one.verdict}"

@@ -123,11 +123,20 @@ def check_facts(event: str, facts: Mapping[str, Fact]) -> None:
     if event not in EVENTS:
         raise ValueError("an event that is not in EVENTS")  # its text is not repeated: it may be the name
     for name, value in facts.items():
-        if name not in FACTS and name not in NUMBERS:
-            raise ValueError(f"{event}: a fact that is not in FACTS or NUMBERS")
-        if isinstance(value, str) != (name in FACTS):
-            raise ValueError(f"{event}: {name} is a {type(value).__name__}")
-        if isinstance(value, str) and not re.fullmatch(FACTS[name], value):
-            raise ValueError(f"{event}: {name} does not look like one")
-        if not isinstance(value, str) and not (math.isfinite(value) and abs(value) <= 2**53):
-            raise ValueError(f"{event}: {name} is no number")
+        if fault := _fault_of(name, value):
+            raise ValueError(f"{event}: {fault}")
+
+
+def fitting(facts: Mapping[str, Fact]) -> dict[str, Fact]:
+    """Give the facts that may be written, of values that come from a bundle: the event is worth more than they are."""
+    return {name: value for name, value in facts.items() if not _fault_of(name, value)}
+
+
+def _fault_of(name: str, value: Fact) -> str:
+    if name not in FACTS and name not in NUMBERS:
+        return "a fact that is not in FACTS or NUMBERS"
+    if isinstance(value, str) != (name in FACTS):
+        return f"{name} is a {type(value).__name__}"
+    if isinstance(value, str):
+        return "" if re.fullmatch(FACTS[name], value) else f"{name} does not look like one"
+    return "" if math.isfinite(value) and abs(value) <= 2**53 else f"{name} is no number"

@@ -48,7 +48,7 @@ def test_every_file_of_every_folder_is_in_the_wheel(wheel_names: set[str]) -> No
         f"foveola/{path.relative_to(ROOT).as_posix()}"
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".yaml", ".j2") and "__pycache__" not in path.parts
+        if path.suffix in (".py", ".yaml", ".j2", ".cpp", ".hpp", ".h", ".txt") and "__pycache__" not in path.parts
     }
 
     assert wanted - wheel_names == set()

@@ -66,6 +66,8 @@ def test_folders_are_made_down_to_the_last(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FoveolaError, match="cannot be written: Not a directory"):
         make_folder(tmp_path / "file" / "under")
+    with pytest.raises(FoveolaError, match="file: cannot be written: Not a directory"):
+        make_folder(tmp_path / "file")
 
 
 def test_windows_opens_no_folder_and_waits_for_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,26 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from foveola.export.signing import make_keys
 from foveola.runtime.__main__ import main
 from foveola.runtime.bundle import Bundle
+from foveola.runtime.dicom.rule import SourceRule
 from foveola.runtime.errors import ExitCode
+from foveola.runtime.fitness.manifest import Bound, Fitness
+from foveola.runtime.manifest import Manifest, encode_manifest
 from foveola.runtime.verbs.table import VERBS
 
 Capture = pytest.CaptureFixture[str]
@@ -53,6 +59,57 @@ def test_predict_in_words_names_findings_measures_masks_and_boxes(
     words = capsys.readouterr().out
     for word in ("chest.png", "bright", "negative", "dark", "POSITIVE", "years", "none", "232 px", "spot"):
         assert word in words
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a name that is no text, as Linux alone allows it")
+def test_an_image_of_any_name_is_answered_in_words_and_in_json_that_every_reader_takes(
+    tiny_path: Path, tmp_path: Path, tiny_image: bytes, capsys: Capture
+) -> None:
+    picture = tmp_path / os.fsdecode(b"a \xff\xc3\xbc\x1b[31m.png")
+    picture.write_bytes(tiny_image)
+
+    assert main(["predict", str(tiny_path), str(picture)]) == ExitCode.DONE
+    assert r"a \udcff" + "ü" + r"\x1b[31m.png" in capsys.readouterr().out
+    for program in (main, _click):
+        assert program(["predict", str(tiny_path), str(picture), "--json"]) == ExitCode.DONE
+        (image,) = msgspec.json.decode(capsys.readouterr().out)["images"]
+        assert "a \\udcffü\x1b[31m.png" in image["file"]
+
+
+def _click(words: list[str]) -> int:
+    from foveola.toolkit.cli import main as door
+
+    return door(words)
+
+
+@pytest.mark.parametrize("program", ["foveola.runtime", "foveola.toolkit"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full, as Linux has it")
+def test_an_answer_that_cannot_be_written_is_told_in_one_line(tiny_path: Path, picture: Path, program: str) -> None:
+    door = "foveola.toolkit.cli" if program == "foveola.toolkit" else "foveola.runtime.__main__"
+    code = f"import sys; from {door} import main; sys.exit(main(sys.argv[1:]))"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "predict", str(tiny_path), str(picture)],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+
+    assert done.returncode == ExitCode.REFUSED
+    assert done.stderr.startswith("stdout: the answer cannot be written: No space left on device; ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_the_terminal_has_no_letter_for_is_written_with_a_backslash(
+    tiny_path: Path, picture: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "Brustkorb-größe.png"
+    odd.write_bytes(picture.read_bytes())
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "foveola.runtime", "predict", str(tiny_path), str(odd)]
+
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+
+    assert (done.returncode, done.stderr) == (ExitCode.DONE, b"")
+    assert rb"Brustkorb-gr\xf6\xdfe.png" in done.stdout
 
 
 def test_masks_are_written_in_the_images_size(tiny_path: Path, picture: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -153,6 +210,22 @@ def test_inspect_needs_no_key(tiny_path: Path, tmp_path: Path, capsys: Capture) 
     assert result["members"]["model.onnx"] > 100
     for word in ("tiny 1 for generic-x86", "present, not checked here", "findings (multilabel): bright, dark at 0.5"):
         assert word in words
+
+
+def test_inspect_tells_which_images_are_answered_about(
+    bundle_with: Callable[[dict[str, bytes]], Bundle], tiny_manifest: Manifest, capsys: Capture
+) -> None:
+    rule = SourceRule(modalities=("CR", "DX"), lossy_ratio=10, presentation_only=False)
+    bounds = (Bound(measure="field", low=0.5), Bound(measure="focus", low=-5))
+    fitness = Fitness(kind="fundus", bounds=bounds, images=40, alarms=2)
+    bundle = bundle_with({"manifest.json": encode_manifest(replace(tiny_manifest, source=rule, fitness=fitness))})
+
+    assert main(["inspect", str(bundle.path)]) == ExitCode.DONE
+
+    lines = capsys.readouterr().out.splitlines()
+    asked = ["modalities: CR, DX", "presentation only: no", "lossy ratio: 10"]
+    assert [line for line in lines if line.startswith("DICOM")] == [f"DICOM       {one}" for one in asked]
+    assert "fitness     fundus: field, focus; 2 of 40 good images refused" in lines
 
 
 def test_verify_tells_who_does_not_vouch(tiny_path: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -116,3 +116,17 @@ def test_the_time_on_record_holds_for_the_same_machine_only(
     assert asked == [None, first.latency_ms, None]
     assert second.latency_limit_ms is not None
     assert (reasons, same) == (["none is on record"], [])
+
+
+def test_a_record_that_cannot_be_written_costs_no_start_and_is_told(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    told: list[str] = []
+    record = tmp_path / "nowhere" / "selftest.json"
+
+    outcome = demand_self_test(tiny_bundle, record=record, say=told.append)
+
+    assert outcome is not None
+    assert outcome.ok
+    assert told[0] == "self-test, since none is on record"
+    assert "cannot be written: No such file or directory" in told[1]
+    with pytest.raises(FoveolaError, match="cannot be written"):
+        run_self_test(tiny_bundle, record=record)

@@ -88,7 +88,8 @@ def export(
 
     STEP is a finished step, quantised or in float: RECIPE:STEP, or its folder with --of RECIPE. Every form that the
     device can run is written, held against torch on the validation images, and timed here or by the device's roofline;
-    of each engine the best ships, and the table says why the others do not. Nothing is trained, proved or signed:
+    of each engine the best ships, and the table says why the others do not. Which images are answered about (`source`,
+    `fitness`) and the version are those of the recipe's own export step. Nothing is trained, proved or signed:
     `foveola parity` and `foveola sign` do that.
     """
     import msgspec
@@ -96,7 +97,7 @@ def export(
     from ...devices.profile import load_profile
     from ..progress import make_progress
     from ..stages.artefact import Export
-    from ..variants.adhoc import adhoc_work
+    from ..variants.adhoc import adhoc_work, rules_of
     from ..variants.table import VARIANTS, read_variants, variant_lines, variant_table
 
     wanted = {
@@ -115,6 +116,7 @@ def export(
     with stdout_for_results():
         work = adhoc_work(step, origin, runs, changes, device, out, voice)
         load_profile(work.recipe.device, strict=strict)
+        stage = msgspec.structs.replace(stage, **rules_of(work.recipe, step))
         stage.check_ahead(work)
         bundle = _run(stage, work, voice)
     variants = read_variants(work.folder / VARIANTS)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 import click
 
 from ...runtime.verbs.table import VERBS
-from ...runtime.verbs.verb import Option
-from .parts import FILE, example, say_json, stdout_for_results
+from ...runtime.verbs.verb import Option, to_stdout
+from .parts import FILE, example, stdout_for_results
 
 
 def command_of(name: str) -> click.Command:
@@ -30,10 +31,7 @@ def _run(name: str, arguments: dict[str, Any]) -> int:
     """Run a verb of the runtime; its answer is an exit code, a JSON object and the same in lines."""
     with stdout_for_results():
         code, result, lines = VERBS[name].run(argparse.Namespace(**arguments))
-    if arguments["json"]:
-        say_json(result)
-    elif lines:
-        click.echo("\n".join(lines))
+    to_stdout([json.dumps(result, allow_nan=False, separators=(",", ":"))] if arguments["json"] else lines)
     return code
 
 
@@ -56,7 +54,8 @@ def _parameter(option: Option) -> click.Parameter:
 
 
 def _metavar(option: Option) -> str | None:
-    return (option.metavar + ("..." if option.is_argument and option.several else "")) or None
+    name = option.metavar + ("..." if option.is_argument and option.several else "")
+    return (f"[{name}]" if option.is_argument and option.optional else name) or None
 
 
 def _type(option: Option) -> click.ParamType[Any, Any] | type:

@@ -8,14 +8,14 @@ images of the proof are not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import FoveolaError
-from ...runtime.fitness.manifest import Fitness, FitnessKind, Novelty
+from ...runtime.fitness.manifest import Fitness, FitnessKind, Novelty, Trial
 from ...runtime.fitness.novelty import Distance
 from ...runtime.manifest import InputSpec
 from ..data.dataset import Dataset
@@ -89,19 +89,7 @@ def find_fitness(
         distance=Distance(novelty) if novelty is not None else None,
         run=next(iter(runs.values()), None),
     )
-    own = _limits(found, distances, halves, share)
-    tried = _spread_over(len(seen), TRIED)
-    order = [*tried, *(place for place in range(len(seen)) if place not in set(tried))]
     good = next(iter(outside.values()))
-    trials = run_trials(
-        judge,
-        FAULTS[kind],
-        [seen.copies[place] for place in tried],
-        [seen.patients[place] for place in order],
-        [own[place] for place in tried],
-        good[order],
-        _counted(progress, 0.5, 1.0, len(FAULTS[kind]) * len(tried) + STRANGERS),
-    )
     fitness = Fitness(
         kind=kind,
         bounds=bounds_of(spreads, limit, kind),
@@ -111,9 +99,27 @@ def find_fitness(
         typical=len(typical),
         images=len(seen),
         alarms=int((good > 1).sum()),
-        trials=trials,
+        trials=_trials(judge, seen, _limits(found, distances, halves, share), good, progress),
     )
     return fitness, _account(outside, seen)
+
+
+def _trials(
+    judge: Judge, seen: Seen, own: Sequence[Limits], good: Array, progress: Callable[[float, float, str], None]
+) -> tuple[Trial, ...]:
+    """Try the rule on some of the validation images, spoiled; they stand first among the good ones."""
+    tried = _spread_over(len(seen), TRIED)
+    order = [*tried, *(place for place in range(len(seen)) if place not in set(tried))]
+    faults = FAULTS[judge.kind]
+    return run_trials(
+        judge,
+        faults,
+        [seen.copies[place] for place in tried],
+        [seen.patients[place] for place in order],
+        [own[place] for place in tried],
+        good[order],
+        _counted(progress, 0.5, 1.0, len(faults) * len(tried) + STRANGERS),
+    )
 
 
 def check_images(dataset: Dataset, false_alarms: float, *, novelty: bool) -> None:

@@ -16,7 +16,7 @@ from ...runtime.errors import FoveolaError
 from ...runtime.watch.day import watched_of
 from ...runtime.watch.drift import Verdict, worst
 from ...runtime.watch.summary import MOST_SUMMARY_BYTES, Export, Summary, Told, decode_export, summarise
-from ...runtime.watch.telling import count_words, printable
+from ...runtime.watch.telling import count_words, figure_words, printable
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +96,7 @@ def field_lines(field: Field) -> Iterator[str]:
         for shift in one.summary.shifts:
             if shift.verdict in ("moderate", "large"):
                 what = f"{one.device:<24} {shift.what}"
-                yield f"  {printable(what)}: {shift.verdict}, PSI {shift.psi:.3f} against {shift.basis}"
+                yield f"  {printable(what)}: {shift.verdict}, PSI {figure_words(shift)[1]} against {shift.basis}"
     yield from (f"left out    {fault}" for fault in field.faults)
     yield f"verdict     {field.verdict}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -10,9 +11,10 @@ from ...runtime.errors import FoveolaError, UsageError
 from ..plan import make_plan
 from ..progress import Progress
 from ..proof.finished_step import find_step
-from ..recipe import DATA, find_recipe, read_recipe
+from ..recipe import DATA, Recipe, find_recipe, read_recipe
+from ..stages.artefact import Export
 from ..stages.table import STAGES
-from ..work import Work
+from ..work import RecipeHead, Work
 
 
 def adhoc_work(
@@ -61,3 +63,26 @@ def adhoc_work(
         recipe=chosen,
         reporter=voice,
     )
+
+
+def rules_of(recipe: RecipeHead, step: str) -> dict[str, Any]:
+    """Give what the recipe's own export step says whatever the device: `source`, `fitness` and `version`.
+
+    A bundle for another device asks the same of its images; nothing, for a recipe without an export step.
+
+    Args:
+        recipe: of `adhoc_work`, which reads it with all its steps.
+        step: as the command line names it; of several export steps the one of this student counts.
+
+    Raises:
+        UsageError: several export steps say different things, and none is of this student.
+    """
+    assert isinstance(recipe, Recipe)
+    exports = [one.stage for one in recipe.steps if isinstance(one.stage, Export)]
+    name = Path(step).name.rpartition("-")[0] if Path(step).is_dir() else step.rpartition(":")[2]
+    own = [stage for stage in exports if stage.of == name]
+    found = [{name: getattr(stage, name) for name in ("source", "fitness", "version")} for stage in own or exports]
+    if any(one != found[0] for one in found):
+        fault = "the recipe's export steps differ in source, fitness or version, and none is of this step"
+        raise UsageError(step, fault, "name the student that one of them ships")
+    return found[0] if found else {}

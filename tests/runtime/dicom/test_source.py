@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from dicom_objects import GREY, cr, opened, written
 from PIL import Image
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 
 from foveola.runtime.__main__ import main
 from foveola.runtime.bundle import Bundle
@@ -162,3 +164,20 @@ def test_several_threads_read_at_once_and_leave_the_warnings_as_they_were() -> N
 
     assert sizes == {(64, 64)}
     assert list(warnings.filters) == filters
+
+
+@pytest.mark.parametrize(("implicit", "little"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize("first", ["SpecificCharacterSet", "SOPClassUID"])
+def test_an_object_without_preamble_is_read_whatever_its_byte_order_and_first_element(
+    implicit: bool, little: bool, first: str
+) -> None:
+    dataset = cr(square(np.uint16))
+    if first == "SpecificCharacterSet":
+        dataset.SpecificCharacterSet = "ISO_IR 100"
+    if not little:
+        dataset.PixelData = square(np.uint16).astype(">u2").tobytes()
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = little, implicit
+    write_dataset(stream, dataset)
+
+    assert np.array_equal(np.asarray(opened(stream.getvalue()).picture), square(np.uint16))

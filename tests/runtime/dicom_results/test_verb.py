@@ -120,3 +120,41 @@ def test_without_the_option_nothing_is_written_and_png_needs_no_extra(
 
     assert "dicom" not in json.loads(capsys.readouterr().out)["images"][0]
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_two_pictures_of_one_uid_are_not_written_over_each_other(
+    tiny_path: Path, study: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """As careless de-identification makes them; a mere copy of a picture is written again."""
+    copy, other, out = tmp_path / "copy.dcm", tmp_path / "other.dcm", tmp_path / "results"
+    copy.write_bytes(study.read_bytes())
+    dataset = dcmread(study)
+    dataset.PixelData = bytes(len(dataset.PixelData))
+    dataset.save_as(other)
+
+    code = main(["predict", str(tiny_path), *map(str, (study, copy, other)), "--dicom-out", str(out), "--json"])
+
+    first, second, third = json.loads(capsys.readouterr().out)["images"]
+    assert code == ExitCode.REFUSED
+    assert first["dicom"] == second["dicom"]
+    assert "has the SOP Instance UID of another image" in third["error"]
+    segmentation = dcmread(next(out.glob("*.seg.dcm")))
+    assert np.count_nonzero(segmentation.pixel_array) == first["prediction"]["masks"][0]["area_px"]
+
+
+def test_a_dicom_image_without_the_extra_ends_with_the_code_of_a_missing_part(
+    tiny_path: Path, study: Path, tiny_image: bytes, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "chest.png"
+    picture.write_bytes(tiny_image)
+    monkeypatch.delitem(sys.modules, "foveola.runtime.dicom.read", raising=False)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+
+    code = main(["predict", str(tiny_path), str(study), str(picture), "--json"])
+
+    told = capsys.readouterr()
+    first, second = json.loads(told.out)["images"]
+    assert code == ExitCode.PART_MISSING
+    assert told.err == "pydicom: is not installed; pip install 'foveola[dicom]'\n"
+    assert "error" in first
+    assert second["prediction"]["findings"]

@@ -12,6 +12,8 @@ import msgspec
 import pytest
 
 from foveola.runtime.errors import FoveolaError
+from foveola.runtime.serve import folder
+from foveola.runtime.serve.disk import job_id
 from foveola.runtime.serve.folder import LOOKS, WatchFolder
 
 from .conftest import QUICK, Parts
@@ -146,6 +148,32 @@ def test_while_there_is_no_engine_files_wait_where_they_are(inbox: Callable[...,
     assert box.names() == ["done/a.png", "done/a.png.json"]
 
 
+def test_files_that_find_no_room_are_not_read_again_and_again(
+    inbox: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = inbox(started=False)
+    for i in range(20):
+        (box.path / f"{i}.png").write_bytes(b"good %d" % i)
+    for _ in range(LOOKS):
+        box.watch.look()
+    reads: list[str] = []
+    read = folder._read
+
+    def counted(path: Path, size: int) -> bytes:
+        reads.append(path.name)
+        return read(path, size)
+
+    monkeypatch.setattr(folder, "_read", counted)
+
+    box.watch.look()
+
+    assert reads == ["0.png"]
+    assert 'way="folder"' not in box.made.metrics.text()  # who waits was not refused
+    box.made.worker.start()
+    while len(box.names()) < 40:
+        box.rest()
+
+
 def test_after_a_crash_a_file_is_put_away_without_a_second_answer(inbox: Callable[..., Inbox]) -> None:
     box = inbox()
     (box.path / "a.png").write_bytes(b"good")
@@ -170,6 +198,42 @@ def test_another_file_of_the_same_name_overwrites_nothing(inbox: Callable[..., I
     assert len(names) == 8
     contents = {(box.path / name).read_bytes() for name in names if name.endswith(".png")}
     assert contents == {b"good 1", b"good 2", b"refuse 1", b"refuse 2"}
+
+
+def test_a_name_of_another_system_is_answered_and_kept_as_it_is(inbox: Callable[..., Inbox]) -> None:
+    box = inbox()
+    names = [b"M\xfcller.png", b"leer\xfc.png", b"refuse\xff.png"]
+    for name, words in zip(names, (b"good", b"", b"refuse"), strict=True):
+        (box.path / os.fsdecode(name)).write_bytes(words)
+
+    box.rest()
+
+    assert json.loads((box.path / "done" / os.fsdecode(names[0] + b".json")).read_bytes())["file"] == "M?ller.png"
+    assert (box.path / "failed" / os.fsdecode(names[1] + b".txt")).read_text() == "leer?.png: is empty\n"
+    assert (box.path / "failed" / os.fsdecode(names[2])).read_bytes() == b"refuse"
+    assert sorted(path.name for path in box.path.iterdir()) == ["done", "failed"]
+
+
+def test_a_name_without_room_for_an_ending_gives_way_to_the_jobs_name(inbox: Callable[..., Inbox]) -> None:
+    box = inbox()
+    (box.path / ("x" * 251 + ".png")).write_bytes(b"good")
+    (box.path / ("y" * 251 + ".png")).write_bytes(b"")
+
+    box.rest()
+
+    name = job_id(b"good")[:8]
+    assert box.names() == [f"done/{name}.png", f"done/{name}.png.json", "failed/long.png", "failed/long.png.txt"]
+    assert json.loads((box.path / f"done/{name}.png.json").read_bytes())["file"] == "x" * 251 + ".png"
+
+
+def test_files_that_are_too_large_overwrite_none_of_their_name(inbox: Callable[..., Inbox]) -> None:
+    box = inbox(started=False)
+    for letter in b"123":
+        (box.path / "a.png").write_bytes(bytes([letter]) * 1001)
+        box.rest()
+
+    contents = {(box.path / name).read_bytes()[:1] for name in box.names() if name.endswith(".png")}
+    assert contents == {b"1", b"2", b"3"}
 
 
 def test_a_folder_that_is_not_there_is_refused(parts: Make, tmp_path: Path) -> None:

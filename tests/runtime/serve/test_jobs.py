@@ -139,6 +139,32 @@ def test_an_image_that_waited_too_long_gets_no_late_score(queue_at: Open) -> Non
     assert (job.state, job.error) == ("failed", "unavailable: not answered within 0.01 s")
 
 
+def test_a_night_without_power_and_a_clock_that_leaps_end_no_job(
+    queue_at: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = queue_at()
+    name = queue.submit(b"image", "dicom", A).id
+    later = time.time() + 50 * 365 * 86400
+    monkeypatch.setattr(time, "time", lambda: later)
+
+    claimed = [queue.claim(), queue_at().claim()]
+
+    assert [job.id for job in claimed if job] == [name, name]
+
+
+def test_a_result_that_another_clock_put_off_is_due(queue_at: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = queue_at()
+    name = queue.submit(b"image", "dicom", A).id
+    queue.end(name, "answered", bundle=A, answer=b"{}", results=("1.dcm",))
+    queue.postpone("1.dcm", 3600)
+    assert queue.due() == []
+    earlier = time.time() - 86400
+
+    monkeypatch.setattr(time, "time", lambda: earlier)
+
+    assert [one.file for one in queue.due()] == ["1.dcm"]
+
+
 @pytest.mark.parametrize(
     ("images", "words"),
     [

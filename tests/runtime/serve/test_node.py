@@ -276,11 +276,17 @@ def test_the_pause_doubles_up_to_an_hour(parts: Make, monkeypatch: pytest.Monkey
 def test_a_result_that_nobody_takes_is_given_up_and_counted(parts: Make, archive: Archive) -> None:
     made = parts(started=False)
     waiting(made)
-    time.sleep(0.02)
+    for _ in range(2):  # pauses of 0.2 s and 0.4 s
+        made.queue.postpone("0.dcm", -1)
+    sender_to(made, archive.port, delivery_s=1).send_due()
+    assert len(archive.got) == 1
+    waiting(made)
+    for _ in range(2):
+        made.queue.postpone("0.dcm", -1)
 
-    sender_to(made, archive.port, delivery_s=0.01).send_due()
+    sender_to(made, archive.port, delivery_s=0.5).send_due()
 
-    assert archive.got == []
+    assert len(archive.got) == 1
     assert made.queue.counts()["results"] == 0
     assert 'outcome="given_up"} 1' in made.metrics.text()
 

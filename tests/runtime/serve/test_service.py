@@ -15,10 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from foveola.export.signing import sign_members
 from foveola.runtime.answer import prediction_json
-from foveola.runtime.bundle import Bundle
+from foveola.runtime.bundle import Bundle, write_bundle
+from foveola.runtime.manifest import Manifest, encode_manifest
 from foveola.runtime.predict import Predictor
 
 from .conftest import Running
@@ -39,6 +42,17 @@ def test_the_service_answers_like_predict_and_says_when_it_is_ready(
     assert answer["prediction"] == json.loads(json.dumps(expected))
     assert answer["bundle"]["digest"] == ready["bundle"]["digest"] == tiny_bundle.digest
     assert running.stop() == 0
+
+
+@pytest.fixture
+def newer(
+    tmp_path: Path, tiny_members: dict[str, bytes], tiny_manifest: Manifest, tiny_keys: tuple[Path, Path]
+) -> Path:
+    """Version 2 of the tiny bundle."""
+    manifest = encode_manifest(msgspec.structs.replace(tiny_manifest, version="2"))
+    whole = {**tiny_members, "manifest.json": manifest}
+    write_bundle(tmp_path / "2.foveola", {**whole, "model.sig": sign_members(whole, tiny_keys[0].read_bytes())})
+    return tmp_path / "2.foveola"
 
 
 def images(count: int, tiny_image: bytes) -> list[bytes]:
@@ -143,6 +157,15 @@ def test_the_unit_file_asks_for_what_the_service_tells() -> None:
     assert re.search(r"^Restart=always$", text, re.MULTILINE)
 
 
+def test_the_unit_file_lets_the_engines_place_their_threads_and_memory() -> None:
+    """onnxruntime calls mbind, OpenVINO sched_setaffinity; a filter without an error number kills who does."""
+    text = (Path(__file__).parents[3] / "docs" / "foveola.service").read_text()
+
+    filters = re.findall(r"^SystemCallFilter=(.*)$", text, re.MULTILINE)
+    assert filters == ["@system-service", "~@privileged"]
+    assert re.search(r"^SystemCallErrorNumber=EPERM$", text, re.MULTILINE)
+
+
 def test_the_watch_and_the_audit_log_hold_counts_and_no_name(service: Start, short: Path, tiny_image: bytes) -> None:
     running = service("--watch", str(short / "watch"), "--audit", str(short / "audit"))
     running.ready()
@@ -192,6 +215,41 @@ def test_the_active_slot_answers_and_its_trial_ends_with_the_first_answer(
     wait_for(lambda: json.loads(run("slots", *root, "--json").stdout)["slots"]["a"]["life"] == "good")
 
 
+def test_a_service_that_goes_on_with_the_older_bundle_does_not_end_the_trial_of_the_new_one(
+    service: Start, short: Path, tiny_path: Path, tiny_keys: tuple[Path, Path], tiny_image: bytes, newer: Path
+) -> None:
+    root, key = ["--root", str(short / "device")], ["--key", str(tiny_keys[1])]
+    for verb in (["install", str(tiny_path)], ["activate"]):
+        assert run(*verb, *root, *key).returncode == 0
+    assert run("slots", *root, "--good").returncode == 0
+    running = service(*root, *key, bundle=None)
+    running.ready()
+    for verb in (["install", str(newer)], ["activate"]):
+        assert run(*verb, *root, *key).returncode == 0
+
+    assert running.ask("POST", "/v1/predict", tiny_image)[0] == 200
+    time.sleep(1)
+
+    assert json.loads(run("slots", *root, "--json").stdout)["slots"]["b"]["life"] == "trial"
+    os.kill(children(running.process.pid)[0], signal.SIGKILL)  # its next process opens the new bundle
+    running.until("/ready", lambda status, said: status == 200 and said["bundle"]["version"] == "2")
+    assert running.ask("POST", "/v1/predict", tiny_image)[0] == 200
+    wait_for(lambda: json.loads(run("slots", *root, "--json").stdout)["slots"]["b"]["life"] == "good")
+
+
+def test_ctrl_c_reaches_the_engine_too_and_costs_no_answer(service: Start, tiny_image: bytes) -> None:
+    running = service()
+    running.ready()
+
+    os.kill(children(running.process.pid)[0], signal.SIGINT)
+
+    assert running.ask("POST", "/v1/predict", tiny_image)[0] == 200
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(30) == 0
+    assert "Traceback" not in running.words()
+    assert "no engine" not in running.words()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -205,6 +263,10 @@ def test_the_active_slot_answers_and_its_trial_ends_with_the_first_answer(
         (["{bundle}", "--peer", "PACS@h:1", "--kinds", "pdf"], 2, "there is no kind 'pdf'"),
         (["{bundle}", "--aet", "TOO LONG FOR A TITLE"], 2, "--aet: 'TOO LONG FOR A TITLE' is no AE title"),
         (["{bundle}", "--key", "{bundle}"], 5, "tiny.foveola"),
+        (["{bundle}", "--engine", "tensorrt"], 1, "engine 'tensorrt': tiny was not validated on it"),
+        (["{bundle}", "--watch", "{bundle}/x"], 1, "tiny.foveola/x: cannot be written: Not a directory"),
+        (["--root", "nowhere"], 5, "nowhere: no key to check a signature with"),
+        (["--root", "nowhere", "--key", "{bundle}"], 1, "nowhere: no slot is active"),
         (["nowhere.foveola"], 1, "nowhere.foveola: is not there"),
         (["{bundle}", "--inbox", "nowhere", "--http", "off"], 1, "nowhere: cannot be watched"),
     ],

@@ -191,6 +191,8 @@ def test_the_figures_are_what_prometheus_reads(door: Open) -> None:
     assert [s.value for s in buckets] == sorted(s.value for s in buckets)
     assert (buckets[0].labels["le"], buckets[0].value, buckets[-1].labels["le"]) == ("0.01", 2, "+Inf")  # `le` holds
     assert families["foveola_build_info"].samples[0].labels["digest"] == "d" * 64
+    opened.made.metrics.put_only("foveola_build_info", 1, digest="e")
+    assert opened.made.metrics.text().count("\nfoveola_build_info{") == 1
     assert families["foveola_engine_memory_bytes"].samples[0].value == 50 * 2**20
 
 
@@ -254,6 +256,23 @@ def test_windows_has_no_unix_socket_and_says_so(monkeypatch: pytest.MonkeyPatch)
         parse_address("unix:/tmp/s")
 
 
+def test_images_in_memory_are_bounded_over_all_requests(door: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foveola.runtime.serve.web.HELD_BYTES", 10)
+    opened = door(LOOPBACK)
+    said: list[Reply] = []
+    slow = threading.Thread(target=lambda: said.append(opened.ask("POST", "/v1/predict", b"slow and long")))
+    slow.start()
+    wait_until(lambda: bool(opened.made.asks()))
+
+    status, headers, body = opened.ask("POST", "/v1/predict", b"good")
+
+    slow.join()
+    assert (status, headers["Retry-After"]) == (503, "5")
+    assert json.loads(body)["error"] == "full: 13 bytes of other requests are in memory"
+    assert said[0][0] == 200
+    assert opened.ask("POST", "/v1/predict", b"good")[0] == 200
+
+
 def test_a_unix_socket_is_its_owners_alone_and_is_taken_over_from_the_dead(door: Open, short: Path) -> None:
     path = short / "s"
     with socket.socket(socket.AF_UNIX) as dead:
@@ -266,6 +285,17 @@ def test_a_unix_socket_is_its_owners_alone_and_is_taken_over_from_the_dead(door:
     assert opened.ask("GET", "/health", Host="anything")[0] == 200
     opened.server.stop()
     assert not path.exists()
+
+
+def test_a_living_services_socket_is_not_taken_over(door: Open, parts: Make, short: Path) -> None:
+    path = short / "s"
+    opened = door(Address(path=path))
+    web = Web(opened.made.desk, opened.made.metrics, image_bytes=1, local=False)
+
+    with pytest.raises(FoveolaError, match=r"cannot listen: Address already in use; choose another path"):
+        HttpServer(web, Address(path=path), LIMITS)
+
+    assert opened.ask("GET", "/health")[0] == 200
 
 
 def test_a_file_in_the_sockets_place_is_left_alone(parts: Make, short: Path) -> None:

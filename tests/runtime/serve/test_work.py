@@ -239,6 +239,18 @@ def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(parts: Ma
     assert made.ended(name).state == "answered"
 
 
+def test_a_full_disk_does_not_keep_those_who_wait_from_their_answers(parts: Make) -> None:
+    made = parts(msgspec.structs.replace(QUICK, deadline_s=5))
+    made.queue.submit(b"slow", "dicom", "")
+    made.queue._base.execute("PRAGMA query_only = ON")
+    try:
+        said = [made.desk.answer(b"good %d" % i) for i in range(3)]
+    finally:
+        made.queue._base.execute("PRAGMA query_only = OFF")
+
+    assert all(isinstance(one, bytes) for one in said)
+
+
 def test_a_worker_that_hangs_beyond_every_deadline_shows_it(parts: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = parts()
     assert not made.worker.hangs

@@ -90,6 +90,11 @@ def test_an_empty_folder_is_shown_as_such(tmp_path: Path, capsys: Capture) -> No
     assert capsys.readouterr().out == "nothing installed\n  a  empty\n  b  empty\n"
 
 
+def test_a_folder_that_is_not_there_is_not_shown_as_empty(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["slots", "--root", str(tmp_path / "nowhere")]) == ExitCode.REFUSED
+    assert capsys.readouterr().err.endswith("nowhere: is no folder; run `foveola install BUNDLE --root DIR` first\n")
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -164,6 +169,19 @@ def test_a_trial_that_fails_its_self_test_is_left(
 
     assert main(["selftest", "--root", str(root), "--key", str(key), "--json"]) == ExitCode.REFUSED
     assert answer_of(capsys)["returned_to"] is None
+
+
+def test_a_version_that_the_log_does_not_take_costs_only_itself(
+    tmp_path: Path, release: Release, key: Path, capsys: Capture
+) -> None:
+    log = tmp_path / "audit"
+    where = ["--root", str(tmp_path / "device"), "--key", str(key), "--audit", str(log)]
+
+    assert main(["install", str(release("1.2.0+build.2024112101")), *where]) == ExitCode.DONE
+
+    capsys.readouterr()
+    (line,) = [json.loads(line) for path in log.glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert (line["event"], sorted(line["facts"])) == ("install", ["digest", "result", "slot"])
 
 
 def test_each_change_and_each_refusal_stands_in_the_audit_log(

@@ -63,6 +63,17 @@ def test_a_bundle_that_was_marked_good_stays_however_often_it_is_started(trial: 
     assert version(trial, key) == "2"
 
 
+def test_who_runs_another_bundle_than_the_active_one_cannot_mark_it_good(trial: Path) -> None:
+    """A service that goes on with the older bundle after `activate` knows nothing of the new one."""
+    older, newer = record(trial, "a").digest, record(trial, "b").digest
+
+    mark_good(trial, older)
+    assert record(trial, "b").life == "trial"
+    mark_good(trial, newer)
+
+    assert record(trial, "b").life == "good"
+
+
 def test_a_good_bundle_is_started_without_a_write(root: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 import foveola.runtime.watch.audit as module
 from foveola.runtime.__main__ import main
-from foveola.runtime.errors import FoveolaError
+from foveola.runtime.errors import FoveolaError, UsageError
 from foveola.runtime.watch.audit import Audit, AuditLimits
 from foveola.runtime.watch.audit_check import check_audit
 from foveola.runtime.watch.audit_log import read_line, seal_line, segments
@@ -203,7 +203,7 @@ def test_an_older_state_of_all_is_found_by_a_noted_head(make_log: MakeLog, tmp_p
     assert "lines 5 to 8 are missing; the noted head" in check_audit(tmp_path / "older", noted=noted).fault
     assert check_audit(folder, noted=noted).ok
     assert "line 3: is not the one that was noted" in check_audit(folder, noted=f"3:{'0' * 64}").fault
-    with pytest.raises(FoveolaError, match="is no head"):
+    with pytest.raises(UsageError, match="is no head"):
         check_audit(folder, noted="latest")
 
 
@@ -437,6 +437,12 @@ def test_the_verb_says_whole_or_broken(make_log: MakeLog, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out)["ok"] is False
     by_click = CliRunner().invoke(foveola, ["audit", "verify", str(folder)], standalone_mode=False)
     assert by_click.return_value == 5
+
+
+def test_a_folder_without_a_log_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "show", str(tmp_path / "nowhere")]) == 1
+
+    assert capsys.readouterr().err.endswith("nowhere: holds no audit log; name the folder of a log\n")
 
 
 def test_the_verb_shows_the_last_lines(make_log: MakeLog, capsys: pytest.CaptureFixture[str]) -> None:

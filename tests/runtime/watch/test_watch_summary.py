@@ -24,7 +24,7 @@ from foveola.runtime.errors import FoveolaError, UsageError
 from foveola.runtime.manifest import Manifest
 from foveola.runtime.watch.day import watched_of
 from foveola.runtime.watch.picture import draw
-from foveola.runtime.watch.summary import decode_export, encode_export, summarise, told
+from foveola.runtime.watch.summary import Summary, decode_export, encode_export, summarise, told
 from foveola.runtime.watch.telling import export_lines
 from foveola.runtime.watch.watch import Limits, Watch
 from foveola.toolkit.commands.table import foveola
@@ -52,6 +52,12 @@ def weeks(open_watch: Open, answered: Answered, clock: Any) -> Callable[..., Pat
     return make
 
 
+def brightness_index(summary: Summary) -> float:
+    (index,) = [shift.psi for shift in summary.shifts if shift.what == "input/brightness"]
+    assert index is not None
+    return index
+
+
 # --- drift
 
 
@@ -73,6 +79,21 @@ def test_a_few_images_are_too_few(weeks: Callable[..., Path]) -> None:
     assert summarise(weeks(days=2, shifted=0)).bundles[0].verdict == "too few"
 
 
+def test_of_a_few_images_no_figure_tells_in_which_bin_they_lay(open_watch: Open, answered: Answered) -> None:
+    """PSI and KS of a single image against the reference's deciles would name its bin."""
+    told_of = []
+    for brightness in (0.1, 0.9):
+        watch = open_watch(Limits(flush_s=1e9))
+        watch.record(answered(0.2), {"brightness": brightness})
+        watch.close()
+        told_of.append(summarise(watch.folder).bundles[0].shifts)
+        shutil.rmtree(watch.folder)
+
+    assert told_of[0] == told_of[1]
+    assert {shift.verdict for shift in told_of[0]} == {"too few"}
+    assert {shift.images for shift in told_of[0]} == {0}
+
+
 def test_the_week_in_which_it_began_is_seen(weeks: Callable[..., Path]) -> None:
     (one,) = summarise(weeks(days=56, shifted=28)).bundles
 
@@ -85,7 +106,7 @@ def test_the_period_is_the_askers(weeks: Callable[..., Path]) -> None:
     folder = weeks(days=60, shifted=55)
 
     assert summarise(folder, 5).bundles[0].verdict == "large"
-    assert next(s for s in summarise(folder, 60).bundles[0].shifts if s.what == "input/brightness").psi < 0.25
+    assert brightness_index(summarise(folder, 60).bundles[0]) < 0.25
     with pytest.raises(UsageError, match=r"--days.*0 is no period"):
         summarise(folder, 0)
 
@@ -101,7 +122,7 @@ def test_a_trusted_reference_takes_the_place_of_the_folders_own(
     fooled = summarise(folder).bundles[0]
     honest = summarise(folder, trusted=watched_of(watched_manifest)).bundles[0]
 
-    indices = [next(s.psi for s in one.shifts if s.what == "input/brightness") for one in (fooled, honest)]
+    indices = [brightness_index(one) for one in (fooled, honest)]
     assert indices[0] < 0.7 * indices[1]
 
 

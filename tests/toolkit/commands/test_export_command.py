@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from foveola.runtime.bundle import Bundle, read_unverified
+from foveola.runtime.dicom.rule import SourceRule
 from foveola.runtime.errors import FoveolaError, UsageError
 from foveola.runtime.manifest import TensorRtOptions
 from foveola.runtime.selftest import self_test
@@ -24,6 +25,7 @@ from foveola.runtime.tensorrt.plan import decode_plan
 from foveola.toolkit import pipeline
 from foveola.toolkit.commands.run import load_recipe
 from foveola.toolkit.commands.table import foveola as main
+from foveola.toolkit.variants.adhoc import rules_of
 
 INPUT = "{height: 64, width: 64, channels: 1, window: percentile}"
 RECIPE = f"""
@@ -203,6 +205,37 @@ def test_what_cannot_be_exported_is_refused_in_one_line(
 
     assert re.search(match, found), found
     assert not (place / "refused/tiny.foveola").exists()
+
+
+SHIPS = (
+    RECIPE
+    + """
+  bundle: {stage: export, of: int8, version: '2.1.0', source: {modalities: [DX], body_parts: [CHEST]}}
+"""
+)
+
+
+def test_a_bundle_for_another_device_asks_the_same_of_its_images(place: Path) -> None:
+    (place / "ships.yaml").write_text(SHIPS)
+    words = ("--engine", "onnxruntime", "--precision", "int8", "--pick", "first")
+
+    bundle, _ = export(place, f"{place / 'ships.yaml'}:int8", "ships", *words)
+
+    assert bundle.manifest.source == SourceRule(modalities=("DX",), body_parts=("CHEST",))
+    assert bundle.manifest.version == "2.1.0"
+
+
+def test_export_steps_that_ask_different_things_are_told_apart_by_their_student(place: Path) -> None:
+    two = SHIPS + "  plain: {stage: export, of: student, fitness: {kind: radiograph}}\n"
+    (place / "two.yaml").write_text(two)
+    recipe = load_recipe(str(place / "two.yaml"), ())
+
+    assert rules_of(recipe, "two:int8")["source"].modalities == ("DX",)
+    assert rules_of(recipe, "two:student")["fitness"].kind == "radiograph"
+    assert rules_of(recipe, str(folder_of(place, "int8")))["source"].modalities == ("DX",)
+    with pytest.raises(UsageError, match="differ in source, fitness or version, and none is of this step"):
+        rules_of(recipe, "two:teacher")
+    assert rules_of(load_recipe(str(place / "tiny.yaml"), ()), "tiny:int8") == {}
 
 
 def test_a_folder_without_its_recipe_is_a_mistake_of_use(place: Path) -> None:
