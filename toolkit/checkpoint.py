@@ -71,6 +71,7 @@ class TrainingState:
         self.best_score = -math.inf
         self.history: list[Epoch] = []
         self.course: Weights = {}  # what the course must know again (`Course.memory`)
+        self._pairs: tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]] | None = None
 
     def to(self, device: torch.device) -> None:
         """Move the averages and the optimiser's moments (its step counts stay where they are)."""
@@ -85,13 +86,22 @@ class TrainingState:
         """Let the average follow; early on faster, so that it does not remember the random start."""
         if not self.ema:
             return
-        weight = 1 - min(decay, (1 + step) / (10 + step))
-        own = self.objective.network.state_dict()
+        averages, own, counts = self._pairs or self.begin_epoch()
+        follow(averages, own, 1 - min(decay, (1 + step) / (10 + step)))
+        for average, count in counts:
+            average.copy_(count)
+
+    def begin_epoch(self) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Pair each average with what it follows: to look them up by name at every step costs as much as the averaging.
+
+        Returns:
+            Averages of numbers with fractions, the network's own, and the whole numbers, which are copied.
+        """
+        own = self.objective.network.state_dict() if self.ema else {}
         floating = [name for name, x in own.items() if x.is_floating_point()]
-        follow([self.ema[name] for name in floating], [own[name] for name in floating], weight)
-        for name, x in own.items():
-            if not x.is_floating_point():
-                self.ema[name].copy_(x)
+        counts = [(self.ema[name], x) for name, x in own.items() if not x.is_floating_point()]
+        self._pairs = [self.ema[name] for name in floating], [own[name] for name in floating], counts
+        return self._pairs
 
     def close_epoch(self, epoch: Epoch, weights: Weights | None, *, last: bool) -> None:
         """Note the epoch and keep its weights if they are the best so far, or the `last` ones.

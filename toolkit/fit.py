@@ -240,6 +240,7 @@ def _train_epoch(
     parts, together = _parts(order, plan.batch_size, fabric)
     rate, step = 0.0, 0
     model.train()
+    state.begin_epoch()
     try:
         for step, (index, read) in enumerate(_batches(course, parts, fabric)):
             batch = course.vary(read, generator, fabric.device)
