@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -127,11 +128,13 @@ def calls(predictor: Predictor, data: bytes) -> dict[str, Call]:
     manifest = predictor.manifest
     spec = manifest.input
     picture = open_source(data, spec, manifest.source).picture
+    boxes = msgspec.structs.replace(spec, reduction="box")
     tensor, geometry = prepare(picture, spec)
     raw = predictor.run(tensor[None])
     found: dict[str, Call] = {
         "decode": lambda: open_source(data, spec, manifest.source),
         "preprocess": lambda: prepare(picture, spec),
+        "preprocess with `reduction: box`": lambda: prepare(picture, boxes),
         "engine": lambda: predictor.run(tensor[None]),
         "postprocess": lambda: decode(manifest.outputs, raw, geometry, spec),
         "whole": lambda: predictor.predict(data),

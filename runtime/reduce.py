@@ -37,22 +37,23 @@ def resized(picture: Image.Image, size: tuple[int, int], *, boxes: bool) -> Imag
     steps = [max(1, int(before / after / GAP)) for before, after in zip(picture.size, size, strict=True)]
     if steps == [1, 1]:
         return picture.resize(size, BILINEAR)
-    blocks = Image.fromarray(block_means(np.asarray(picture), steps[0], steps[1]))
+    blocks = Image.fromarray(block_means(picture, steps[0], steps[1]))
     whole = (0.0, 0.0, picture.width / steps[0], picture.height / steps[1])
     return blocks.resize(size, BILINEAR, box=whole)
 
 
-def block_means(pixels: NDArray[np.uint16], across: int, down: int) -> NDArray[np.uint16]:
-    """Average blocks of `down` rows and `across` columns of (H, W), halves up; blocks at the far edges may be smaller.
+def block_means(picture: Image.Image, across: int, down: int) -> NDArray[np.uint16]:
+    """Average blocks of `down` rows and `across` columns of a picture of mode I;16, halves up.
 
     Returns:
-        (ceil(H / down), ceil(W / across)).
+        (ceil(height / down), ceil(width / across)); blocks at the far edges may be smaller.
     """
-    height, width = pixels.shape
+    width, height = picture.size
     found = np.empty((-(-height // down), -(-width // across)), np.uint16)
-    band = max(1, BAND_PIXELS // (down * width))  # rows of blocks at a time, which stay in the processor's cache
+    # Rows of blocks at a time, which stay in the processor's cache; an array of the whole picture would be a copy.
+    band = max(1, BAND_PIXELS // (down * width))
     for first in range(0, len(found), band):
-        rows = pixels[first * down : (first + band) * down]
+        rows = np.asarray(picture.crop((0, first * down, width, min((first + band) * down, height))))
         _fill(found[first : first + band], rows, across, down)
     return found
 
