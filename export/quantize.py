@@ -181,11 +181,31 @@ def require_layers(graph: GraphProto, names: Collection[str]) -> None:
     Raises:
         FoveolaError: the first of them, with the nearest name that is.
     """
-    known = [node.name for node in graph.node if node.op_type in LAYERS]
-    for name in sorted(set(names) - set(known)):
-        near = get_close_matches(name, known, 1)
-        mend = f"did you mean {near[0]!r}?" if near else f"layers are {known[0]} to {known[-1]}" if known else ""
-        raise FoveolaError(f"float_layers: {name!r}", "there is no such layer in the graph", mend)
+    layers_named(graph, {}, sorted(names))
+
+
+def layers_named(graph: GraphProto, origins: Mapping[str, str], names: Collection[str]) -> tuple[str, ...]:
+    """Give the layers of a graph that are meant: by their own names, or by those of the modules that they come from.
+
+    Args:
+        graph: as exported.
+        origins: module of each node.
+        names: such as `conv_2` or `backbone.conv_stem`; a module may have several layers.
+
+    Raises:
+        FoveolaError: the first name that is neither, with the nearest one that is.
+    """
+    layers = [node.name for node in graph.node if node.op_type in LAYERS]
+    found: dict[str, None] = {}
+    for name in names:
+        meant = [layer for layer in layers if name in (layer, origins.get(layer))]
+        if not meant:
+            modules = [origins[layer] for layer in layers if layer in origins]
+            near = get_close_matches(name, [*layers, *modules], 1)
+            mend = f"did you mean {near[0]!r}?" if near else f"layers are {layers[0]} to {layers[-1]}" if layers else ""
+            raise FoveolaError(f"float_layers: {name!r}", "there is no such layer in the graph", mend)
+        found |= dict.fromkeys(meant)
+    return tuple(found)
 
 
 class _Grid(msgspec.Struct, frozen=True):

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+import onnx
 import torch
 
 from ...export.calibrate import Method, write_ranges
 from ...export.fake_quant import QuantisedGraph, Steps
-from ...export.quantize import Calibrated, Overflow, WeightBits, calibrate_graph
+from ...export.quantize import Calibrated, Overflow, WeightBits, calibrate_graph, layers_named
 from ...runtime.errors import FoveolaError
 from ..answers import answer_images, rescaled
 from ..checkpoint import Epoch
@@ -192,12 +193,12 @@ def _calibrate(network: Network, dataset: Dataset, rounding: Rounding, cache: Pa
     arrays = prepare_arrays(chosen, network.input, cache=cache)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / FLOAT_GRAPH
-        export_float(network, path, rounding.opset)
+        origins = export_float(network, path, rounding.opset)
         return calibrate_graph(
             path,
             spread(arrays, len(arrays)),
             method=rounding.method,
-            float_layers=rounding.float_layers,
+            float_layers=layers_named(onnx.load(path).graph, origins, rounding.float_layers),
             min_images=rounding.min_images,
         )
 

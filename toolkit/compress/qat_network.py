@@ -17,7 +17,7 @@ from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
 from ...export.fake_quant import QuantisedGraph
-from ...export.onnx_graph import export_onnx
+from ...export.onnx_graph import Origins, export_onnx
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import InputSpec
 from ...runtime.task import Task
@@ -126,9 +126,9 @@ def folded_copy(network: Network) -> Network:
     return merged.requires_grad_(True)
 
 
-def export_float(network: Network, path: Path, opset: int) -> None:
-    """Write a folded network as the float graph that `quantize` writes of it too."""
-    export_onnx(as_graph(network), network.input, graph_outputs(network), path, opset=opset)
+def export_float(network: Network, path: Path, opset: int) -> Origins:
+    """Write a folded network as the float graph that `quantize` writes of it too; the module of each node."""
+    return export_onnx(as_graph(network), network.input, graph_outputs(network), path, opset=opset)
 
 
 def shared_weights(network: Network, model: ModelProto) -> frozenset[str]:

@@ -20,7 +20,7 @@ import onnx
 from ...export.calibrate import Range, read_ranges, write_ranges
 from ...export.corrections import CORRECTIONS, save_corrections
 from ...export.onnx_graph import Origins, export_onnx
-from ...export.quantize import Calibrated, Overflow, WeightBits, write_int8
+from ...export.quantize import Calibrated, Overflow, WeightBits, layers_named, write_int8
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import Calibration
 from ..data.arrays import Arrays, prepare_arrays
@@ -106,7 +106,7 @@ def quantise_student(
         graph=folder / FLOAT_GRAPH,
         arrays=arrays,
         min_images=min_images,
-        float_layers=float_layers,
+        float_layers=layers_named(onnx.load(folder / FLOAT_GRAPH).graph, origins, float_layers),
         weight_bits=weight_bits,
         overflow=overflow,
     )

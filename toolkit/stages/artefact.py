@@ -38,7 +38,7 @@ class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         most_float: layers that may go back.
         overflow: the cure on a device whose profile asks for 7-bit weights: `fit` coarsens a channel only as far as its
             worst pair of weights asks, `seven` halves every scale, `unsigned` is for ONNX Runtime alone.
-        float_layers: layers that stay float, by their names in `saturation.json`.
+        float_layers: layers that stay float, by name (`saturation.json`) or by module (`backbone.conv_stem`).
     """
 
     VERSION = 3  # 2 looked at no image and told nothing by layer; 1 had no lint, and 63 steps everywhere with 7 bits

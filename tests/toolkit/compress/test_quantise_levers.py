@@ -218,6 +218,15 @@ def test_a_float_layer_that_does_not_exist_is_refused_with_the_nearest(road: Roa
         quantise(road, tmp_path / "int8", float_layers=[first + "0"])
 
 
+def test_a_float_layer_may_be_named_by_its_module(road: Road, tmp_path: Path) -> None:
+    quantise(road, tmp_path / "int8", float_layers=["backbone.conv_stem"])
+
+    kept = [one.layer for one in sensitivity(tmp_path / "int8").layers if one.why == "asked for"]
+    assert len(kept) == 1
+    with pytest.raises(FoveolaError, match="did you mean 'backbone.conv_stem'"):
+        quantise(road, tmp_path / "again", float_layers=["backbone.conv_sten"])
+
+
 def test_a_device_without_int8_refuses_the_step_before_anything_runs() -> None:
     work: Any = SimpleNamespace(step="int8", device=load_profile("x86-sse42-legacy"))
 
