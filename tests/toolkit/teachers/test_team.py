@@ -270,7 +270,7 @@ def test_tensors_of_another_team_are_refused_by_name(three: dict[str, Path], tmp
 
 
 def fed(**change: object) -> InputSpec:
-    return msgspec.convert(msgspec.structs.asdict(SPEC) | change, InputSpec)
+    return msgspec.convert(msgspec.to_builtins(SPEC) | change, InputSpec)
 
 
 REFUSED: dict[str, tuple[Callable[[], dict[str, Network]], dict[str, object], str]] = {
