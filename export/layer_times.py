@@ -41,6 +41,11 @@ WARM = 5
 QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 LAYOUTS = frozenset({"ReorderInput", "ReorderOutput", "Reorder"})
 FREE = RECTIFIERS | {"Cast", "Flatten", "Identity", "Reshape"}
+LEAST_MS = 0.0005  # half of a tick of OpenVINO's clock, which tells whole microseconds
+OWN_KERNEL = (
+    *("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "Deconvolution"),
+    *("FullyConnected", "MatMul"),
+)
 # What ONNX Runtime and OpenVINO add to the names of what they have made of a node or its tensor.
 _ADDED = re.compile(r"(_token_\d+|_nchwc|/WithoutBiases|/fq_\w+|\.quantize|\.dequantize|\.quantized|\.dequantized)$")
 
@@ -130,13 +135,6 @@ def _onnxruntime(graph: Path, options: EngineOptions, tensor: NDArray[np.float32
             operators[key] = event["args"].get("op_name", "")
     kernels = [_Kernel((key.partition("\n")[0],), operators[key], _middle(ms[WARM:])) for key, ms in found.items()]
     return "onnxruntime", onnxruntime.__version__, kernels, whole
-
-
-LEAST_MS = 0.0005  # half of a tick of OpenVINO's clock, which tells whole microseconds
-OWN_KERNEL = (
-    *("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "Deconvolution"),
-    *("FullyConnected", "MatMul"),
-)
 
 
 def _openvino(graph: Path, options: EngineOptions, tensor: NDArray[np.float32], runs: int) -> _Profiled:

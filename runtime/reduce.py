@@ -1,6 +1,6 @@
 """The one resize of the runtime: Pillow's BILINEAR, of all pixels or of averages of whole blocks.
 
-A triangle that widens on reduction looks at every pixel of a large picture several times. With `reduce: box` whole
+A triangle that widens on reduction looks at every pixel of a large picture several times. With `reduction: box` whole
 blocks are averaged first, as many pixels as leave at least twice the size asked for, and the triangle works on these:
 what Pillow calls `reducing_gap=2`, three to four times as fast on 9 megapixels. The two differ slightly, so the
 manifest says which, and training has done the same.

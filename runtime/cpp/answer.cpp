@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "foveola.hpp"
+#include "pairwise.hpp"
 
 namespace foveola {
 namespace {
@@ -68,29 +69,6 @@ std::vector<float> tempered(const Output& output, const Tensor& tensor) {
                   NO_ANSWER);
   }
   return values;
-}
-
-// numpy's sum of a contiguous row: eight strands of it, halves beyond 128.
-float pairwise(const float* values, std::size_t count) {
-  if (count < 8) {
-    float sum = -0.0f;
-    for (std::size_t i = 0; i < count; ++i) sum += values[i];
-    return sum;
-  }
-  if (count <= 128) {
-    float strand[8];
-    std::copy_n(values, 8, strand);
-    std::size_t i = 8;
-    for (; i < count - count % 8; i += 8)
-      for (std::size_t j = 0; j < 8; ++j) strand[j] += values[i + j];
-    float sum =
-        ((strand[0] + strand[1]) + (strand[2] + strand[3])) + ((strand[4] + strand[5]) + (strand[6] + strand[7]));
-    for (; i < count; ++i) sum += values[i];
-    return sum;
-  }
-  std::size_t half = count / 2;
-  half -= half % 8;
-  return pairwise(values, half) + pairwise(values + half, count - half);
 }
 
 // Classes of one case: a row. Of a grid: `layers` planes, of which each pixel is summed plane by plane.

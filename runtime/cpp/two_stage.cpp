@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "foveola.hpp"
+#include "pairwise.hpp"
 
 namespace foveola {
 namespace {
@@ -21,29 +22,6 @@ RawBox clipped(RawBox box, const InputSpec& spec) {
 }
 
 bool large(const RawBox& box, double least) { return box.x2 - box.x1 >= least && box.y2 - box.y1 >= least; }
-
-// numpy's sum of a contiguous row of doubles.
-double pairwise(const double* values, std::size_t count) {
-  if (count < 8) {
-    double sum = -0.0;
-    for (std::size_t i = 0; i < count; ++i) sum += values[i];
-    return sum;
-  }
-  if (count <= 128) {
-    double strand[8];
-    std::copy_n(values, 8, strand);
-    std::size_t i = 8;
-    for (; i < count - count % 8; i += 8)
-      for (std::size_t j = 0; j < 8; ++j) strand[j] += values[i + j];
-    double sum =
-        ((strand[0] + strand[1]) + (strand[2] + strand[3])) + ((strand[4] + strand[5]) + (strand[6] + strand[7]));
-    for (; i < count; ++i) sum += values[i];
-    return sum;
-  }
-  std::size_t half = count / 2;
-  half -= half % 8;
-  return pairwise(values, half) + pairwise(values + half, count - half);
-}
 
 // torchvision's BoxCoder.decode: a proposal moved by offsets of x, y, log width and log height.
 RawBox moved(const RawBox& from, const float* delta, const std::array<double, 4>& weights) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .. import lock
@@ -22,14 +22,11 @@ def locked(root: Path, wait_s: float = 0.0) -> Iterator[None]:
     Raises:
         FoveolaError: another process holds it, or the file cannot be made.
     """
-    held = lock.locked(root, wait_s)
-    try:
-        held.__enter__()
-    except TimeoutError:
-        raise FoveolaError(str(root), "another process is changing its slots", "wait until it is done") from None
-    except OSError as error:
-        raise refused(root / lock.LOCK, error) from None
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock.locked(root, wait_s))
+        except TimeoutError:
+            raise FoveolaError(str(root), "another process is changing its slots", "wait until it is done") from None
+        except OSError as error:
+            raise refused(root / lock.LOCK, error) from None
         yield
-    finally:
-        held.__exit__(None, None, None)
