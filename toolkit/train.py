@@ -29,6 +29,7 @@ from .fit import Supervised, fit, forget
 from .knobs import Lessons, Plan, Shape
 from .models.network import Architecture, Network, Teacher, save_network
 from .score import lock_thresholds, score_answers
+from .teachers.built import BuiltTeacher, save_teacher
 from .teachers.start import start_backbone, start_from_step
 from .workers import leads
 
@@ -257,7 +258,7 @@ def lock_teacher(teacher: Teacher, dataset: Dataset, *, cache: Path | None = Non
 
 def new_network(role: Literal["teacher", "student"], dataset: Dataset, shape: Shape, seed: int) -> Network:
     """A network for the tasks of a data set, with random weights from the seed."""
-    mean, std = _target_scale(dataset.subset("train"))
+    mean, std = target_scale(dataset.subset("train"))
     torch.manual_seed(seed)
     return Network(
         Architecture(
@@ -275,7 +276,7 @@ def new_network(role: Literal["teacher", "student"], dataset: Dataset, shape: Sh
     )
 
 
-def _target_scale(train: Dataset) -> tuple[dict[str, tuple[float, ...]], dict[str, tuple[float, ...]]]:
+def target_scale(train: Dataset) -> tuple[dict[str, tuple[float, ...]], dict[str, tuple[float, ...]]]:
     """Mean and standard deviation of every regression target over the known train cases."""
     means, stds = {}, {}
     for task in train.tasks:
@@ -285,8 +286,14 @@ def _target_scale(train: Dataset) -> tuple[dict[str, tuple[float, ...]], dict[st
         known = [column[~np.isnan(column)] for column in values.T]
         if any(len(column) == 0 for column in known):
             raise FoveolaError(f"task {task.name!r}", "no train case has a value", "fill its column, or drop the task")
+        flat = [name for name, column in zip(task.classes, known, strict=True) if column.min() == column.max()]
+        if flat:
+            fault = f"{flat[0]} has one value only in all {len(train)} train cases"
+            raise FoveolaError(
+                f"task {task.name!r}", fault, "a constant cannot be learned: look at its column, or drop it"
+            )
         means[task.name] = tuple(float(column.mean()) for column in known)
-        stds[task.name] = tuple(float(column.std()) or 1.0 for column in known)
+        stds[task.name] = tuple(float(column.std()) for column in known)
     return means, stds
 
 
@@ -364,12 +371,15 @@ def preparing(report: Report) -> Callable[[int, int], None]:
     return lambda done, total: report(done, total, "decoding images")
 
 
-def finish(network: Network, dataset: Dataset, history: list[Epoch], folder: Path, cache: Path) -> None:
-    """Save a trained network with its history and its thresholds, locked on the validation split."""
+def finish(network: Network | BuiltTeacher, dataset: Dataset, history: list[Epoch], folder: Path, cache: Path) -> None:
+    """Save a trained network or teacher with its history and its thresholds, locked on the validation split."""
     network.cpu()
     if not leads():
         return
-    save_network(network, folder)
+    if isinstance(network, BuiltTeacher):
+        save_teacher(network, folder)
+    else:
+        save_network(network, folder)
     write_json(folder / HISTORY, history)
     write_json(folder / LOCKED, lock_teacher(network.eval(), dataset, cache=cache))
     forget(folder)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...runtime.errors import ExitCode, FoveolaError, UsageError
+from ..data.phantoms import LEAST_SIZE, PHANTOMS, Anatomy
 from .importing import import_data
 from .parts import Group, example, json_option, say_json, set_option
 
@@ -29,17 +30,21 @@ data.add_command(import_data)
 @data.command(epilog=example("foveola data phantom demo-data --patients 100 --seed 7"))
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
-    "--anatomy", type=click.Choice(["chest", "fundus"]), default="chest", show_default=True, help="What to draw."
+    "--anatomy",
+    type=click.Choice(list(PHANTOMS)),
+    default="chest",
+    show_default=True,
+    help="What to draw: " + ", ".join(f"{name} ({kind.about})" for name, kind in PHANTOMS.items()) + ".",
 )
 @click.option(
     "--patients", type=click.IntRange(min=1), default=300, show_default=True, help="One to three images each."
 )
 @click.option(
-    "--size", type=click.IntRange(min=64), default=256, show_default=True, help="Side of the images in pixels."
+    "--size", type=click.IntRange(min=LEAST_SIZE), default=256, show_default=True, help="Side of the images in pixels."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Equal seeds give equal files.")
 @json_option
-def phantom(folder: Path, anatomy: str, patients: int, size: int, seed: int, as_json: bool) -> None:
+def phantom(folder: Path, anatomy: Anatomy, patients: int, size: int, seed: int, as_json: bool) -> None:
     """Draw images of patients that never were, with findings, masks, boxes and a manifest.
 
     FOLDER is made if need be and must be empty.
@@ -55,14 +60,7 @@ def phantom(folder: Path, anatomy: str, patients: int, size: int, seed: int, as_
         progress.advance(done, total, "patients")
 
     try:
-        if anatomy == "chest":
-            from ..data.phantom_chest import make_chest
-
-            images = make_chest(folder, patients=patients, seed=seed, size=size, progress=drawn)
-        else:
-            from ..data.phantom_fundus import make_fundus
-
-            images = make_fundus(folder, patients=patients, seed=seed, size=size, progress=drawn)
+        images = PHANTOMS[anatomy].make(folder, patients=patients, seed=seed, size=size, progress=drawn)
         progress.end("done")
     except OSError as error:
         progress.end("stopped")

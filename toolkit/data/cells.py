@@ -65,6 +65,16 @@ def read_number(cell: str) -> float:
     return value
 
 
+def read_measure(cell: str, plausible: tuple[float, float] | None, unit: str) -> float:
+    """Read a finite number that can be a value of the measure."""
+    value = read_number(cell)
+    if plausible is not None and not plausible[0] <= value <= plausible[1]:
+        low, high = plausible
+        fault = f"{cell} lies outside of {low:g} to {high:g}{' ' * bool(unit)}{unit}"
+        raise ValueError(fault, "convert the column if it has another unit, or widen the task's plausible")
+    return value
+
+
 def read_flag(cell: str) -> float:
     """0 or 1; also `0.0` and `1.0`, which is what pandas writes for a column with gaps."""
     value = FLAGS.get(cell, FLAGS.get(cell.removesuffix(".0")))

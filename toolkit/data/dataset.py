@@ -14,7 +14,7 @@ Shapes: N images, M boxes, C classes, H and W of the stored image.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -88,6 +88,22 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def subset(self, *splits: str) -> Dataset:
         """Choose the images of these splits, in the manifest's order; may be empty."""
         return self.take([i for i, sample in enumerate(self.samples) if sample.split in splits])
+
+    def having(self, attributes: Mapping[str, str]) -> Dataset:
+        """Keep the images that have these attributes.
+
+        Raises:
+            FoveolaError: no image says such an attribute, or none has the value.
+        """
+        kept = list(range(len(self)))
+        for name, value in attributes.items():
+            found = {self.samples[i].attributes[name] for i in kept if name in self.samples[i].attributes}
+            if value not in found:
+                fault = f"no image has {name} {value!r}"
+                mend = f"there are {', '.join(sorted(found))}" if found else "name the column among columns.attributes"
+                raise FoveolaError(f"{self.root}: only", fault, mend)
+            kept = [i for i in kept if self.samples[i].attributes.get(name) == value]
+        return self.take(kept) if attributes else self
 
     def only(self, tasks: Sequence[str], *, labelled: bool = True) -> Dataset:
         """Keep these tasks alone.

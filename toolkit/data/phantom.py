@@ -20,16 +20,14 @@ from PIL import Image
 from scipy import ndimage
 
 from ...runtime.errors import FoveolaError, UsageError
+from .phantoms import LEAST_SIZE, Progress
 from .splits import SPLITS
 
 F32 = NDArray[np.float32]
 # What arithmetic on F32 is to a type checker; at run time it is float32 all the same.
 Grid = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
-Progress = Callable[[int, int], None]  # patients done, total
 
-SHARES: Mapping[str, float] = {"train": 0.6, "val": 0.12, "calibration": 0.13, "test": 0.15}
-LEAST_SIZE = 32  # pixels a side
 IMAGES_A_PATIENT = (0.5, 0.3, 0.2)  # chances of one, two and three images
 
 

@@ -33,9 +33,7 @@ from .chest_patient import Body, Pose, draw_body, draw_pose
 from .chest_picture import SITES, Site, expose
 from .phantom import (
     IMAGES_A_PATIENT,
-    SHARES,
     BoxRow,
-    Progress,
     boxes_cell,
     empty_folder,
     extent,
@@ -45,6 +43,7 @@ from .phantom import (
     write_manifest,
     write_png,
 )
+from .phantoms import SHARES, Progress
 
 PREVALENCE: Mapping[str, float] = {"nodule": 0.40, "effusion": 0.34, "cardiomegaly": 0.34, "opacity": 0.36}
 GAPS: Mapping[str, float] = {"findings": 0.15, "masks": 0.4, "boxes": 0.35, "age": 0.1}

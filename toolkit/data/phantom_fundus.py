@@ -32,10 +32,8 @@ from scipy import ndimage
 from .fundus_eye import CAMERAS, Camera, Eye, FundusPicture, draw_eye, photograph
 from .fundus_lesions import KINDS
 from .phantom import (
-    SHARES,
     BoxRow,
     Mask,
-    Progress,
     boxes_cell,
     empty_folder,
     extent,
@@ -45,6 +43,7 @@ from .phantom import (
     write_manifest,
     write_png,
 )
+from .phantoms import SHARES, Progress
 
 GRADES = (0.34, 0.15, 0.22, 0.15, 0.14)  # share of the eyes by grade
 GAPS: Mapping[str, float] = {"grade": 0.15, "masks": 0.4, "boxes": 0.4, "disc": 0.25}

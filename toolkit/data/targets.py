@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.task import Task
-from .cells import Spellings, read_boxes, read_class, read_flag, read_number, spellings
+from .cells import Spellings, read_boxes, read_class, read_flag, read_measure, read_number, spellings
 from .faults import Faults
 from .masks import NONE, NOTHING
 from .samples import inside
@@ -44,7 +44,7 @@ def _reader(task: Task, known: Spellings) -> Callable[[str], float]:
         case "multilabel":
             return read_flag
         case "regression":
-            return read_number
+            return lambda cell: read_measure(cell, task.plausible, task.unit)
         case _:
             return lambda cell: read_class(cell, known, len(task.classes))
 

@@ -89,6 +89,7 @@ class Answered:
         default_factory=dict
     )  # task -> per image (M, 6): x1, y1, x2, y2, score, label
     hint: Tensor | None = None  # (B, F, h, w) features, for distillation
+    features: dict[str, Tensor] = field(default_factory=dict)  # name -> (B, F) or (B, F, h, w), whatever else it knows
 
 
 class Teacher(Protocol):
@@ -179,7 +180,7 @@ class Network(nn.Module):
     def answer(self, x_BCHW: Tensor) -> Answered:
         """Raw outputs, boxes and the coarsest features of a batch; evaluation mode only (see `Teacher`)."""
         pyramid = self.pyramid(x_BCHW)
-        answered = Answered(hint=pyramid[32])
+        answered = Answered(hint=pyramid[32], features={"backbone": pyramid[32].mean((2, 3))})
         for head in self.ordered_heads():
             found = head(pyramid)
             if isinstance(head, FasterRcnnHead | AnchorFreeHead):
@@ -256,10 +257,15 @@ def tensor_names(task: Task, role: Literal["teacher", "student"]) -> tuple[str, 
 
 def save_network(network: Network, folder: Path) -> None:
     """Write `model.json` and `model.safetensors`; `load_network` gives the same answers back."""
-    document = msgspec.json.format(msgspec.json.encode(network.architecture, order="sorted"), indent=1)
+    save_model(network.architecture, network, folder)
+
+
+def save_model(plan: msgspec.Struct, module: nn.Module, folder: Path) -> None:
+    """Write what rebuilds a module as `model.json`, and its weights as `model.safetensors`."""
+    document = msgspec.json.format(msgspec.json.encode(plan, order="sorted"), indent=1)
     (folder / "model.json").write_bytes(document + b"\n")
     save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
+        {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()},
         folder / "model.safetensors",
     )
 

@@ -39,8 +39,10 @@ def task_outputs(
 
 
 def shipped_task(task: Task) -> Task:
-    """The task without what only training and proof need (columns, weight, margins, critical classes)."""
-    return msgspec.structs.replace(task, columns=(), ignore_column="", weight=1.0, margins={}, critical=())
+    """The task without what only training and proof need: columns, plausible values, weight, margins and the like."""
+    return msgspec.structs.replace(
+        task, columns=(), ignore_column="", plausible=None, weight=1.0, margins={}, critical=()
+    )
 
 
 def _output(

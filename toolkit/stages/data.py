@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, field
 
 from ...runtime.task import Task
-from ..data.phantom import SHARES
+from ..data.phantoms import LEAST_SIZE, PHANTOMS, SHARES, Anatomy
 from ..data.samples import Columns
 from ..knobs import Count, Share
 from ..stage import DataStage
@@ -20,28 +20,39 @@ if TYPE_CHECKING:
     from ..data.dataset import Dataset
 
 
-class Phantom(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ImageStage(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every data stage shares.
+
+    Args:
+        only: attribute -> value: what the device sees, such as `modality: fundus`. All steps work on these images
+            alone, but for a pretraining that learns from the others too.
+    """
+
+    only: dict[str, str] = field(default_factory=dict)
+
+    def dataset(self, work: Work) -> Dataset:
+        """All images, as they lie there."""
+        raise NotImplementedError
+
+
+class Phantom(ImageStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Make phantoms: a data set without a download.
 
     Args:
-        anatomy: `chest` (16-bit radiographs) or `fundus` (colour photographs).
+        anatomy: what is drawn; `foveola data phantom --help` tells what each is.
         patients: number of patients, one to three images each.
         size: side of the pictures in pixels.
         shares: share of the patients in train, val, calibration and test.
     """
 
-    anatomy: Literal["chest", "fundus"] = "chest"
+    anatomy: Anatomy = "chest"
     patients: Count = 300
-    size: Annotated[int, Meta(ge=64)] = 256
+    size: Annotated[int, Meta(ge=LEAST_SIZE)] = 256
     shares: dict[str, Share] = field(default_factory=lambda: dict(SHARES))
 
     def run(self, work: Work) -> None:
         """Draw all pictures."""
-        from ..data.phantom_chest import make_chest
-        from ..data.phantom_fundus import make_fundus
-
-        make = make_chest if self.anatomy == "chest" else make_fundus
-        make(
+        PHANTOMS[self.anatomy].make(
             work.folder,
             patients=self.patients,
             seed=work.seed,
@@ -54,11 +65,10 @@ class Phantom(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """The finished phantoms."""
         from ..data.dataset import Columns, read_dataset
 
-        attributes = ("sex", "view", "site") if self.anatomy == "chest" else ("camera", "eye")
-        return read_dataset(work.data, work.tasks, columns=Columns(attributes=attributes))
+        return read_dataset(work.data, work.tasks, columns=Columns(attributes=PHANTOMS[self.anatomy].attributes))
 
 
-class FileStage(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FileStage(ImageStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Images that exist; what reads them says how they are surveyed and read."""
 
     VERSION = 2
@@ -68,10 +78,6 @@ class FileStage(DataStage, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def survey(self, tasks: tuple[Task, ...], seed: int, progress: Callable[[int, int], None]) -> Survey:
         """Look at everything, pictures and all, and count what is there."""
-        raise NotImplementedError
-
-    def dataset(self, work: Work) -> Dataset:
-        """The data set as it lies there."""
         raise NotImplementedError
 
     def run(self, work: Work) -> None:
@@ -131,11 +137,20 @@ class Manifest(FileStage, frozen=True, forbid_unknown_fields=True, kw_only=True)
         )
 
 
-def dataset_of(work: Work) -> Dataset:
-    """The data set of the recipe."""
+def dataset_of(work: Work, *, every: bool = False) -> Dataset:
+    """The data set of the recipe.
+
+    Args:
+        work: of the step.
+        every: all images, those too that the device does not see (`ImageStage.only`).
+
+    Raises:
+        FoveolaError: anything is wrong with the data, or no image has the attributes that `only` names.
+    """
     from ..recipe import Recipe
 
     assert isinstance(work.recipe, Recipe)
     stage = work.recipe.data.stage
-    assert isinstance(stage, Phantom | FileStage)
-    return stage.dataset(work)
+    assert isinstance(stage, ImageStage)
+    dataset = stage.dataset(work)
+    return dataset if every else dataset.having(stage.only)

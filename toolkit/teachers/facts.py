@@ -8,6 +8,7 @@ from torch import nn
 
 from ..models.network import Network, Teacher
 from ..proof.changes import TeacherFacts
+from .built import BuiltTeacher
 from .team import Team
 
 
@@ -30,5 +31,7 @@ def _networks(teacher: object) -> Iterator[str]:
             yield from _networks(member)
     elif isinstance(teacher, Network):
         yield teacher.architecture.backbone
+    elif isinstance(teacher, BuiltTeacher):
+        yield from teacher.backbones
     else:
         yield type(getattr(teacher, "module", teacher)).__name__

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from ...runtime.errors import FoveolaError
 from ..models.network import Network
 from ..train import LOCKED, read_locked, write_json
-from .external import GivenTeacher
+from .built import BuiltPlan
 from .load import load_teacher, read_plan
+from .plans import Single
 from .team import Member, Team, TeamPlan, team_of
 
 
@@ -48,7 +49,7 @@ def gather_team(
 
 def _member(name: str, folder: Path) -> Member:
     teacher = load_teacher(folder)
-    if not isinstance(teacher, Network | GivenTeacher):
+    if not isinstance(teacher, Member):
         raise FoveolaError("team", f"{name!r} is itself a team", "name its members")
     return teacher
 
@@ -56,9 +57,7 @@ def _member(name: str, folder: Path) -> Member:
 def _plan(team: Team, folders: Sequence[Path]) -> TeamPlan:
     plans = []
     for member, folder in zip(team.ordered_members(), folders, strict=True):
-        plan = member.architecture if isinstance(member, Network) else read_plan(folder)
-        assert not isinstance(plan, TeamPlan)
-        plans.append(plan)
+        plans.append(_plan_of(member, folder))
     return TeamPlan(
         members=tuple(plans),
         asked=tuple(tuple(task.name for task in member.tasks) for member in team.ordered_members()),
@@ -66,6 +65,16 @@ def _plan(team: Team, folders: Sequence[Path]) -> TeamPlan:
         tasks=tuple(msgspec.structs.replace(task, margins={}, critical=()) for task in team.tasks),
         hints=team.hints,
     )
+
+
+def _plan_of(member: Member, folder: Path) -> Single:
+    if isinstance(member, Network):
+        return member.architecture
+    plan = read_plan(folder)
+    assert not isinstance(plan, TeamPlan)
+    if isinstance(plan, BuiltPlan):
+        return plan.of_tasks({task.name for task in member.tasks})
+    return plan  # a module from elsewhere is rebuilt whole; what nobody asks is left out when it answers
 
 
 def _locked(team: Team, folders: Sequence[Path]) -> dict[str, tuple[float, ...]]:

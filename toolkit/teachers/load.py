@@ -9,13 +9,16 @@ import msgspec
 from ...runtime.manifest import InputSpec
 from ..answers import Scale
 from ..models.network import Architecture, Network, Teacher, load_weights
+from .built import BuiltPlan, load_built
 from .external import External, identity_scale, load_external
+from .plans import Single
 from .team import TeamPlan, load_team
 
 
-def read_plan(folder: Path) -> Architecture | External | TeamPlan:
+def read_plan(folder: Path) -> Single | TeamPlan:
     """What the teacher of a finished step is made of."""
-    return msgspec.json.decode((folder / "model.json").read_bytes(), type=Architecture | External | TeamPlan)
+    plan: Single | TeamPlan = msgspec.json.decode((folder / "model.json").read_bytes(), type=Single | TeamPlan)
+    return plan
 
 
 def read_input(folder: Path) -> InputSpec:
@@ -32,7 +35,7 @@ def read_scale(folder: Path) -> Scale:
     return {name: x for one, asked in pairs for name, x in _scale(one).items() if name in asked}
 
 
-def _scale(plan: Architecture | External) -> Scale:
+def _scale(plan: Architecture | External | BuiltPlan) -> Scale:
     if isinstance(plan, External):
         return identity_scale(plan.tasks)
     return plan.target_scale
@@ -45,6 +48,8 @@ def load_teacher(folder: Path) -> Teacher:
         return load_team(plan, weights)
     if isinstance(plan, External):
         return load_external(plan, weights)
+    if isinstance(plan, BuiltPlan):
+        return load_built(plan, weights)
     network = Network(plan)
     load_weights(network, weights)
     return network.eval()

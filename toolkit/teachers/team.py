@@ -21,10 +21,12 @@ from ...runtime.errors import FoveolaError
 from ...runtime.manifest import InputSpec
 from ...runtime.task import Task
 from ..data.faults import did_you_mean
-from ..models.network import Answered, Architecture, Network, load_weights
+from ..models.network import Answered, Network, load_weights
+from .built import BuiltPlan, BuiltTeacher
 from .external import External, GivenTeacher, build_external
+from .plans import Single
 
-Member = Network | GivenTeacher
+Member = Network | GivenTeacher | BuiltTeacher
 T = TypeVar("T")
 INSIDE = ("mean", "std")  # fields of an input that a network applies by itself
 
@@ -41,7 +43,7 @@ class TeamPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         hints: number of the member whose features guide a student; None: no member has features.
     """
 
-    members: tuple[Architecture | External, ...]
+    members: tuple[Single, ...]
     asked: tuple[tuple[str, ...], ...]
     tasks: tuple[Task, ...]
     hints: int | None
@@ -97,7 +99,7 @@ class Team(nn.Module):
         """Members in order."""
         found: list[Member] = []
         for member in self.members:
-            assert isinstance(member, Network | GivenTeacher)
+            assert isinstance(member, Member)
             found.append(member)
         return found
 
@@ -191,12 +193,15 @@ def check_inputs(inputs: Mapping[str, InputSpec]) -> None:
 def limited(member: Member, names: Collection[str]) -> Member:
     """A teacher that answers these of its tasks only; the weights are shared or copied.
 
-    A network loses its other heads, so that they take neither time nor room. A given module answers with one forward
+    A network loses its other heads, and a built teacher the modules that nothing asked needs, so that they take neither
+    time nor room. A given module answers with one forward
     pass whatever it is asked, and what nobody asked is left out.
     """
     tasks = tuple(task for task in member.tasks if task.name in names)
     if len(tasks) == len(member.tasks):
         return member
+    if isinstance(member, BuiltTeacher):
+        return member.limited(names)
     if isinstance(member, GivenTeacher):
         own = GivenTeacher(member.module, tasks, member.input, _some(member.target_scale, names))
         return own.train(member.training)
@@ -218,21 +223,24 @@ def load_team(plan: TeamPlan, weights: Path) -> Team:
     Raises:
         FoveolaError: see `build_external` and `load_weights`.
     """
-    members: list[Member] = [
-        limited(build_external(one), asked) if isinstance(one, External) else Network(one)
-        for one, asked in zip(plan.members, plan.asked, strict=True)
-    ]
+    members = [_member(one, asked) for one, asked in zip(plan.members, plan.asked, strict=True)]
     team = Team(members, plan.tasks, plan.hints)
     load_weights(team, weights)
     return team.eval()
 
 
+def _member(plan: Single, asked: Collection[str]) -> Member:
+    if isinstance(plan, External):
+        return limited(build_external(plan), asked)
+    return plan.build() if isinstance(plan, BuiltPlan) else Network(plan)
+
+
 def _featured(members: Mapping[str, Member], hints: str) -> str:
     """Name of the member that gives features; empty where none can."""
     if not hints:
-        return next((name for name, member in members.items() if isinstance(member, Network)), "")
+        return next((name for name, member in members.items() if not isinstance(member, GivenTeacher)), "")
     _check_known("hints", hints, members, "member")
-    if not isinstance(members[hints], Network):
+    if isinstance(members[hints], GivenTeacher):
         raise FoveolaError(
             "hints", f"{hints!r} gives no features", "name a member that was trained here, or leave it empty"
         )

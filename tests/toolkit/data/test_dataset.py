@@ -401,3 +401,28 @@ def test_only_some_tasks_come_with_the_images_that_they_label(tiny: Path) -> Non
 def test_an_unknown_task_is_refused_with_the_nearest_one(tiny: Path) -> None:
     with pytest.raises(UsageError, match=r"no task 'lung'; did you mean 'lungs'\?"):
         read(tiny).only(["sex", "lung"])
+
+
+def test_only_images_of_the_named_attributes_are_kept(tiny: Path) -> None:
+    dataset = read_dataset(tiny, TASKS, columns=Columns(attributes=("sex", "view")))
+
+    assert [sample.key for sample in dataset.having({"sex": "M", "view": "PA"}).samples] == ["c.png"]
+    assert dataset.having({}) is dataset
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [({"sex": "X"}, "there are F, M"), ({"modality": "fundus"}, "name the column among columns.attributes")],
+)
+def test_an_attribute_that_no_image_has_is_refused(tiny: Path, attributes: dict[str, str], words: str) -> None:
+    dataset = read_dataset(tiny, TASKS, columns=Columns(attributes=("sex", "view")))
+
+    with pytest.raises(FoveolaError, match=words):
+        dataset.having(attributes)
+
+
+def test_a_value_of_another_unit_is_refused_with_its_row(tiny: Path) -> None:
+    age = Task(name="age", kind="regression", classes=("age",), unit="years", plausible=(0, 60))
+
+    with pytest.raises(FoveolaError, match=r"line 4, column age: 61\.5 lies outside of 0 to 60 years"):
+        read_dataset(tiny, (age,))
