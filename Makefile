@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests run side by side, each on one core: torch wins less by a second thread than a second test does.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-slow check format lint types link clean
@@ -11,10 +14,10 @@ demo: $(INSTALLED)
 	$(BIN)/foveola run recipes/demo.yaml
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 check: lint types test
 
