@@ -1,13 +1,14 @@
-"""Raw outputs of the network as answers: findings, choices, measurements, masks and boxes.
+"""Raw outputs of the network as answers: findings, choices, measurements, masks, boxes and embeddings.
 
 Laws:
 - An output that is missing, of another shape, NaN or infinite is a refusal, never a score.
 - Masks and boxes are in pixels of the upright image, probabilities in 0..1, measurements in the task's unit.
+- An embedding has length 1; one without direction (all zero) is a refusal.
 - `positive` means probability >= threshold; the threshold is the manifest's.
-- Training, validation and proof call the array functions below (`probabilities`, `decode_boxes`), so that a
-  probability means the same everywhere.
+- Training, validation and proof call the array functions below (`probabilities`, `directions`, `decode_boxes`), so that
+  a probability means the same everywhere.
 
-Shapes: N cases, C classes, M boxes, K kept boxes, h x w the network's grid, H x W the image.
+Shapes: N cases, C classes, D numbers of an embedding, M boxes, K kept boxes, h x w the network's grid, H x W the image.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from .boxes import decode_boxes as decode_boxes
 from .errors import FoveolaError
+from .exponential import sigmoid as sigmoid
 from .image import Geometry, mask_bands
 from .manifest import InputSpec, TaskOutput
-from .suppression import nms
 from .task import Task
 from .two_stage import decode_two_stage, tensor_shapes
 
 Float = NDArray[np.float32] | NDArray[np.float64]
-CANDIDATES = 1000  # strongest grid cells that enter the suppression (FCOS), so that its time is bounded
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +83,13 @@ class Box(msgspec.Struct, frozen=True, kw_only=True):
     positive: bool
 
 
+class Embedding(msgspec.Struct, frozen=True, kw_only=True):
+    """What an embedding task says: a direction, D float32 numbers whose squares sum to 1; cosines compare two."""
+
+    task: str
+    values: tuple[float, ...]
+
+
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an image is fit to be answered about; see `runtime.fitness`.
 
@@ -111,6 +119,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     measurements: tuple[Measurement, ...] = ()
     masks: tuple[Mask, ...] = ()
     boxes: tuple[Box, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
     quality: Quality | None = None
 
 
@@ -126,13 +135,14 @@ def decode(
         spec: the input, from the manifest.
 
     Raises:
-        FoveolaError: an output is missing, of another shape, NaN or infinite.
+        FoveolaError: an output is missing, of another shape, NaN or infinite; an embedding is zero.
     """
     findings: list[Finding] = []
     choices: list[Choice] = []
     measurements: list[Measurement] = []
     masks: list[Mask] = []
     boxes: list[Box] = []
+    embeddings: list[Embedding] = []
     for output in outputs:
         arrays = _checked(output, raw)
         match output.task.kind:
@@ -146,17 +156,20 @@ def decode(
                 masks += _masks(output, arrays[0], geometry, spec)
             case "detection":
                 boxes += _boxes(output, arrays, geometry, spec)
+            case "embedding":
+                embeddings.append(_embedding(output, arrays[0]))
     return Prediction(
         findings=tuple(findings),
         choices=tuple(choices),
         measurements=tuple(measurements),
         masks=tuple(masks),
         boxes=tuple(boxes),
+        embeddings=tuple(embeddings),
     )
 
 
 def prediction_json(prediction: Prediction, *, runs: bool = True) -> dict[str, Any]:
-    """Write a prediction as plain lists, dicts, numbers and strings.
+    """Write a prediction as plain lists, dicts, numbers and strings; `embeddings` only where there is one.
 
     Args:
         prediction: what to write down.
@@ -170,6 +183,8 @@ def prediction_json(prediction: Prediction, *, runs: bool = True) -> dict[str, A
         pixels = mask.pop("pixels")
         if runs:
             mask["runs"] = {"size": list(pixels.shape), "counts": run_lengths(pixels)}
+    if prediction.embeddings:
+        plain["embeddings"] = [msgspec.structs.asdict(one) for one in prediction.embeddings]
     if prediction.quality is not None:
         plain["quality"] = msgspec.structs.asdict(prediction.quality)
     return plain
@@ -188,12 +203,12 @@ def probabilities(task: Task, raw: NDArray[Any]) -> Float:
     """Raw outputs (N, channels, ...) as probabilities of the same kind of number, classes on axis 1.
 
     binary (N, 1) of the positive class; multilabel (N, C); multiclass and ordinal (N, C), rows that sum to 1;
-    segmentation (N, channels, h, w). Regression has none. NaN in, NaN out.
+    segmentation (N, channels, h, w). Regression, detection and embedding have none. NaN in, NaN out.
 
     A grade's probability is the difference of neighbouring "above grade k" (Frank & Hall 2001), which are first made
     to fall: the k-th is at most the ones before it.
     """
-    assert task.kind not in ("regression", "detection"), task.kind
+    assert task.kind not in ("regression", "detection", "embedding"), task.kind
     if task.activation == "softmax":
         power = np.exp(raw - raw.max(axis=1, keepdims=True))
         softmax: Float = power / power.sum(axis=1, keepdims=True)
@@ -205,6 +220,17 @@ def probabilities(task: Task, raw: NDArray[Any]) -> Float:
     edge = np.ones_like(above[:, :1])
     graded: Float = np.concatenate([edge, above], axis=1) - np.concatenate([above, 0 * edge], axis=1)
     return graded
+
+
+def directions(raw_ND: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale embeddings (N, D) to length 1; NaN where there is no direction: all zero, or not finite.
+
+    The squares are summed in float64 as numpy sums a contiguous row, so that another runtime can do it bit for bit.
+    """
+    exact = np.ascontiguousarray(raw_ND, np.float64)
+    length = np.sqrt(np.sum(exact * exact, axis=1, keepdims=True))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(exact / np.where(np.isfinite(length) & (length > 0), length, np.nan), np.float32)
 
 
 def tempered(output: TaskOutput, raw: NDArray[Any]) -> NDArray[Any]:
@@ -221,55 +247,6 @@ def tempered(output: TaskOutput, raw: NDArray[Any]) -> NDArray[Any]:
         fault = f"output {output.tensors[0]!r} is infinite at temperature {output.temperature}"
         raise FoveolaError(f"task {output.task.name}", fault, "there is no answer for this image")
     return quotient
-
-
-def decode_boxes(
-    boxes: NDArray[Any],
-    scores: NDArray[Any],
-    *,
-    stride: int,
-    height: int,
-    width: int,
-    nms_iou: float,
-    score_floor: float,
-    max_boxes: int,
-) -> NDArray[np.float64]:
-    """Turn the grid's answers into boxes (K, 6) x1, y1, x2, y2, score, label in input pixels, by falling score.
-
-    A cell (i, j) stands at ((j + 0.5) * stride, (i + 0.5) * stride); its box ends softplus(raw) * stride to the left,
-    above, to the right and below (FCOS, Tian et al. 2019, without centre-ness). Weaker boxes of a label that overlap a
-    stronger one of it by more than `nms_iou` are dropped.
-
-    Args:
-        boxes: (4, h, w) raw distances left, top, right, bottom.
-        scores: (C, h, w) logits.
-        stride: input pixels per cell.
-        height: of the input; boxes are clipped to it.
-        width: of the input.
-        nms_iou: intersection over union.
-        score_floor: least score of a box.
-        max_boxes: most boxes.
-    """
-    probability = sigmoid(scores.astype(np.float64))
-    label, i, j = np.nonzero(probability >= score_floor)
-    score = probability[label, i, j]
-    best = np.argsort(-score, kind="stable")[:CANDIDATES]
-    label, i, j, score = label[best], i[best], j[best], score[best]
-    left, top, right, bottom = np.logaddexp(0.0, boxes[:, i, j].astype(np.float64)) * stride
-    x, y = (j + 0.5) * stride, (i + 0.5) * stride
-    corners = np.stack([x - left, y - top, x + right, y + bottom], axis=1)
-    corners = np.clip(corners, 0, np.array([width, height, width, height]))
-    # Labels moved apart do not overlap: one suppression serves all.
-    apart = corners + (label * 2 * max(height, width))[:, None]
-    kept = nms(apart, score, nms_iou, max_boxes)
-    return np.concatenate([corners, score[:, None], label[:, None].astype(np.float64)], axis=1)[kept]
-
-
-def sigmoid(x: NDArray[Any]) -> NDArray[Any]:
-    """1 / (1 + exp(-x)) without overflow."""
-    small = np.exp(-np.abs(x))
-    result: NDArray[Any] = np.where(x >= 0, 1 / (1 + small), small / (1 + small))
-    return result
 
 
 def _checked(output: TaskOutput, raw: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
@@ -340,6 +317,14 @@ def _measurements(output: TaskOutput, raw: NDArray[Any]) -> list[Measurement]:
         Measurement(task=task.name, name=name, value=value, unit=task.unit)
         for name, value in zip(task.classes, values.tolist(), strict=True)
     ]
+
+
+def _embedding(output: TaskOutput, raw: NDArray[Any]) -> Embedding:
+    values = directions(raw)[0]
+    if not np.isfinite(values).all():
+        fault = f"output {output.tensors[0]!r} is zero and has no direction"
+        raise FoveolaError(f"task {output.task.name}", fault, "there is no answer for this image")
+    return Embedding(task=output.task.name, values=tuple(values.tolist()))
 
 
 def _masks(output: TaskOutput, raw: NDArray[Any], geometry: Geometry, spec: InputSpec) -> list[Mask]:

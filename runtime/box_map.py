@@ -1,4 +1,9 @@
-"""A two-stage detector's answer as one dense tensor, by which two engines can be held against each other.
+"""Answers as tensors by which two engines can be held against each other: two-stage detectors, embeddings.
+
+An embedding's raw numbers have any length; what is answered is their direction. It is scaled so that the root mean
+square of its numbers is 1: a relative difference is then the distance of the two directions, sqrt(2 - 2 cosine).
+
+Of a two-stage detector it is one dense tensor.
 
 The rows of its raw tensors are proposals in the order of their objectness. Where two engines round otherwise, two rows
 change places, or another anchor is the last of its level, and a difference row by row says nothing. What stays is the
@@ -13,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .answer import boxes_of
+from .answer import boxes_of, directions
 from .manifest import InputSpec, TaskOutput
 from .task import Task
 
@@ -38,7 +43,9 @@ def _map_name(output: TaskOutput) -> str:
 def comparable(
     outputs: Sequence[TaskOutput], raw: Mapping[str, NDArray[Any]], spec: InputSpec
 ) -> dict[str, NDArray[Any]]:
-    """Raw outputs of one image with the tensors of two-stage detectors replaced by `<task>.map` (1, C, h, w) logits.
+    """Raw outputs of one image, tensors of two-stage detectors replaced by `<task>.map` (1, C, h, w) logits.
+
+    Embeddings are scaled to a root mean square of 1; NaN where one is all zero.
 
     Raises:
         FoveolaError: a two-stage detector's output is missing, of another shape, NaN or infinite.
@@ -48,6 +55,9 @@ def comparable(
         if output.proposals is not None:
             drawn = {_map_name(output): score_map(output, raw, spec)}
             kept = {name: array for name, array in kept.items() if name not in output.tensors} | drawn
+        elif output.task.kind == "embedding":
+            name = output.tensors[0]
+            kept[name] = directions(kept[name]) * np.float32(output.task.size**0.5)
     return kept
 
 

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,7 +27,8 @@ from .container import MEMBERS as MEMBERS
 from .container import Limits as Limits
 from .container import bundle_bytes as bundle_bytes
 from .container import read_members as read_members
-from .container import refusal
+from .container import refusal, scan_members
+from .digest import sha256_hex
 from .durable import sync_folder
 from .errors import FoveolaError, NotVouchedError
 from .external_data import holds_external_data
@@ -36,6 +36,7 @@ from .manifest import Manifest, decode_manifest
 from .signature import MAX_KEY_BYTES, SIGNATURE, member_digests, verify_digests
 
 PROOF_MEMBERS = frozenset({"parity.json", "report.html"})  # made after the proof, so not part of what was proved
+MANIFEST = "manifest.json"
 GRAPHS = ("model.onnx", "tensorrt.onnx")  # members in which a path to another file could hide
 KEY_VARIABLE = "FOVEOLA_KEY"  # environment variable: path of the public key that the device trusts
 
@@ -45,7 +46,8 @@ class Bundle(msgspec.Struct, frozen=True):
 
     Args:
         manifest: what it is.
-        members: content by name, in the file's order, the signature (where there is one) among them.
+        members: content by name, in the file's order, the signature (where there is one) among them; those that were
+            asked for, where `open_bundle` was told which.
         digest: names the bundle: over all members but the signature (`digest_members`).
         core_digest: names what the proof was run on: also without `parity.json` and `report.html`.
         path: the file that it was read from, beside which built engines lie; None where it came from a stream.
@@ -74,7 +76,9 @@ def core_digest(members: Mapping[str, bytes]) -> str:
     return _core_digest(member_digests(members))
 
 
-def open_bundle(path: Path, *, key: Path | bytes | None = None) -> Bundle:
+def open_bundle(
+    path: Path, *, key: Path | bytes | None = None, only: Callable[[Manifest], Collection[str]] | None = None
+) -> Bundle:
     """Read a bundle that somebody vouches for; no member is decoded before the signature held.
 
     Args:
@@ -82,18 +86,41 @@ def open_bundle(path: Path, *, key: Path | bytes | None = None) -> Bundle:
         key: the public key that is trusted, as PEM or as the path of one. Without it, the file that the environment
             variable `FOVEOLA_KEY` names; without that, `<bundle's stem>.pub` beside the bundle. That last one is for
             the desk, not for a device: who can change the bundle can mostly change the file beside it as well.
+        only: of the manifest, the members to hold in memory besides the manifest; None: all. The others are read and
+            vouched for as well, piece by piece.
 
     Raises:
         NotVouchedError: no signature, no key, or the signature does not hold.
         FoveolaError: not a bundle.
     """
+    if only is not None:
+        return _open_lean(path, key, only)
     members = _read_path(path)
     pem = _find_key(path, key)
     if SIGNATURE not in members:
-        raise NotVouchedError(path.name, "is not signed", "sign it with `foveola sign`")
+        raise _unsigned(path)
     digests = member_digests(members)
     verify_digests(digests, members[SIGNATURE], pem, path.name)
     return _decode(members, digests, path.name, path)
+
+
+def _open_lean(path: Path, key: Path | bytes | None, only: Callable[[Manifest], Collection[str]]) -> Bundle:
+    """Read the file once to have it vouched for, then again what is wanted, which has to be the same bytes."""
+    with _stream(path) as stream:
+        scan = scan_members(stream, place=path.name)
+        pem = _find_key(path, key)
+        if SIGNATURE not in scan.digests:
+            raise _unsigned(path)
+        digests = {name: digest for name, digest in scan.digests.items() if name != SIGNATURE}
+        verify_digests(digests, scan.read(stream, SIGNATURE), pem, path.name)
+        manifest = _decode_manifest({name: scan.read(stream, name) for name in digests if name == MANIFEST}, path.name)
+        wanted = {MANIFEST, *only(manifest)}
+        members = {name: scan.read(stream, name) for name in digests if name in wanted}
+    return _checked(manifest, members, digests, path.name, path)
+
+
+def _unsigned(path: Path) -> NotVouchedError:
+    return NotVouchedError(path.name, "is not signed", "sign it with `foveola sign`")
 
 
 def read_unverified(path: Path) -> Bundle:
@@ -153,14 +180,24 @@ def write_bundle(path: Path, members: Mapping[str, bytes]) -> Bundle:
 
 
 def _decode(members: dict[str, bytes], digests: Mapping[str, str], place: str, path: Path | None = None) -> Bundle:
-    """Turn members into a bundle: the manifest decoded, and every file it names there."""
-    if "manifest.json" not in members:
-        raise refusal(place, "no manifest.json")
-    manifest = decode_manifest(members["manifest.json"], f"{place}: manifest.json")
+    """Turn members into a bundle."""
+    return _checked(_decode_manifest(members, place), members, digests, place, path)
+
+
+def _decode_manifest(members: Mapping[str, bytes], place: str) -> Manifest:
+    if MANIFEST not in members:
+        raise refusal(place, f"no {MANIFEST}")
+    return decode_manifest(members[MANIFEST], f"{place}: {MANIFEST}")
+
+
+def _checked(
+    manifest: Manifest, members: dict[str, bytes], digests: Mapping[str, str], place: str, path: Path | None
+) -> Bundle:
+    """Make a bundle of which every file that the manifest names is there, and no graph in memory names another."""
     for engine in manifest.engines:
         for name in engine.files:
-            if name not in members:
-                raise refusal(f"{place}: manifest.json", f"an engine needs {name!a}, which is not in the bundle")
+            if name not in digests:
+                raise refusal(f"{place}: {MANIFEST}", f"an engine needs {name!a}, which is not in the bundle")
     for name in GRAPHS:
         if holds_external_data(members.get(name, b"")):
             raise refusal(f"{place}: {name}", "keeps weights in other files, or cannot be searched for them")
@@ -169,7 +206,7 @@ def _decode(members: dict[str, bytes], digests: Mapping[str, str], place: str, p
 
 def _digest(digests: Mapping[str, str]) -> str:
     lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return sha256_hex(lines.encode())
 
 
 def _core_digest(digests: Mapping[str, str]) -> str:
@@ -177,12 +214,18 @@ def _core_digest(digests: Mapping[str, str]) -> str:
 
 
 def _read_path(path: Path) -> dict[str, bytes]:
+    with _stream(path) as stream:
+        return read_members(stream, place=path.name)
+
+
+@contextlib.contextmanager
+def _stream(path: Path) -> Iterator[BinaryIO]:
     try:
         if not path.is_file():  # to open a pipe would be to wait for ever
             fault = "is not a file" if path.exists() else "is not there"
             raise FoveolaError(str(path), fault, "give the path of a .foveola file")
         with path.open("rb") as stream:
-            return read_members(stream, place=path.name)
+            yield stream
     except OSError as error:
         raise FoveolaError(str(path), f"cannot be read: {error.strerror}", "check the path and its rights") from None
 

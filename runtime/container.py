@@ -4,6 +4,9 @@ The law: `read_members(bundle_bytes(members)) == members`, and what the one writ
 order, times and attributes follow from the members' names and contents; the reader builds each header anew and refuses
 a file that differs from it in one bit. Any ordinary ZIP tool can list and unpack the file.
 
+`scan_members` reads the same file without keeping it: it gives the digest of every member, and `Scan.read` those that
+are wanted, each of which has to have the digest that was found before.
+
 Nothing here decodes a member, and nobody vouches for what is read: see `bundle.py`. `docs/bundle-format.md` gives the
 attack behind each rule. Field names and layouts: APPNOTE.TXT 6.3.10, sections 4.3.7, 4.3.12 and 4.3.16.
 """
@@ -13,16 +16,18 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 import msgspec
 
+from .digest import Sha256, sha256_hex
 from .errors import FoveolaError, NotVouchedError
 from .seen import SEEN
 from .signature import MAX_SIGNATURE_BYTES, SIGNATURE
 
 MIB = 1024 * 1024  # bytes
+PIECE_BYTES = 256 * 1024  # of a member that is read piece by piece
 
 # Every member a bundle may hold, in the order in which they stand in the file, with the most bytes each may have.
 MEMBERS: dict[str, int] = {
@@ -114,19 +119,74 @@ def read_members(stream: BinaryIO, limits: Limits = LIMITS, place: str = "bundle
         NotVouchedError: a content that does not fit its checksum.
         FoveolaError: any other departure from the canonical file.
     """
+    found = _contents(stream, limits, place, limits.max_member_bytes)  # in one piece each: joining would copy
+    return {entry.name: b"".join(parts) for entry, parts in found}
+
+
+class Scan(msgspec.Struct, frozen=True):
+    """A file that was read once, from its first byte to its last, and of which nothing was kept.
+
+    Args:
+        digests: sha256 of every member in hexadecimal, in the file's order.
+        places: where each member's content begins, and its length, in bytes.
+        place: the file, as the user knows it.
+    """
+
+    digests: dict[str, str]
+    places: dict[str, tuple[int, int]]
+    place: str
+
+    def read(self, stream: BinaryIO, name: str) -> bytes:
+        """Read one member of the same file, which has to be what it was.
+
+        Raises:
+            NotVouchedError: it is another one by now.
+        """
+        where, (offset, size) = f"{self.place}: {name}", self.places[name]
+        data = _read_at(stream, offset, size, where)
+        if sha256_hex(data) != self.digests[name]:
+            raise NotVouchedError(where, "its content was changed while the bundle was read", _MEND)
+        return data
+
+
+def scan_members(stream: BinaryIO, limits: Limits = LIMITS, place: str = "bundle") -> Scan:
+    """Check a whole file as `read_members` does, with one piece of it in memory at a time.
+
+    Raises:
+        NotVouchedError: as there.
+        FoveolaError: as there.
+    """
+    digests: dict[str, str] = {}
+    places: dict[str, tuple[int, int]] = {}
+    for entry, parts in _contents(stream, limits, place, PIECE_BYTES):
+        whole = Sha256()
+        for part in parts:
+            whole.update(part)
+        digests[entry.name] = whole.hexdigest()
+        places[entry.name] = (entry.end - entry.size, entry.size)
+    return Scan(digests, places, place)
+
+
+def _contents(stream: BinaryIO, limits: Limits, place: str, piece: int) -> Iterator[tuple[_Entry, Iterator[bytes]]]:
+    """Give every member with its content in pieces; whoever takes them all has had the member's checksum checked."""
     size = stream.seek(0, os.SEEK_END)
     if size > limits.max_bundle_bytes:
         raise refusal(place, f"{size} bytes; at most {limits.max_bundle_bytes} are read")
-    members: dict[str, bytes] = {}
     for entry in _read_directory(stream, size, limits, place):
         where = f"{place}: {entry.name}"
         if _read_at(stream, entry.offset, _LOCAL.size + len(entry.name), where) != entry.local():
             raise refusal(where, "its own header is not the one that the directory promises")
-        data = _read(stream, entry.size, where)
-        if zlib.crc32(data) != entry.crc:
-            raise NotVouchedError(where, "its content was changed after the bundle was made", _MEND)
-        members[entry.name] = data
-    return members
+        yield entry, _pieces(stream, entry, piece, where)
+
+
+def _pieces(stream: BinaryIO, entry: _Entry, piece: int, where: str) -> Iterator[bytes]:
+    crc, left = 0, entry.size
+    while left:
+        part = _read(stream, min(left, piece), where)
+        crc, left = zlib.crc32(part, crc), left - len(part)
+        yield part
+    if crc != entry.crc:
+        raise NotVouchedError(where, "its content was changed after the bundle was made", _MEND)
 
 
 def refusal(place: str, fault: str) -> FoveolaError:

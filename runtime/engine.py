@@ -132,6 +132,7 @@ class _OnnxRuntime:
             raise _refused(options.graph, "onnxruntime", onnxruntime.__version__, error) from None
         # The Python face would otherwise start anew with other settings after an error.
         session.disable_fallback()
+        session._model_bytes = None  # kept for that start anew alone
         self._session = session
         self.input_shape: tuple[int | str, ...] = _only_input(
             {x.name: x.shape for x in session.get_inputs()}, options.graph

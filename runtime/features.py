@@ -16,7 +16,7 @@ def input_features(x_CHW: NDArray[np.float32]) -> dict[str, float]:
 
 
 def answer_features(prediction: Prediction) -> dict[str, float]:
-    """Describe an answer by "task/label": probabilities and values; masks and boxes are left out."""
+    """Describe an answer by "task/label": probabilities and values; masks, boxes and embeddings are left out."""
     found = {f"{one.task}/{one.label}": one.probability for one in prediction.findings}
     for choice in prediction.choices:
         pairs = zip(choice.classes, choice.probabilities, strict=True)

@@ -7,8 +7,9 @@ for finding in predictor.predict(Path("chest.png")).findings:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 import numpy as np
@@ -19,11 +20,12 @@ from .answer import Prediction, decode
 from .bundle import Bundle, open_bundle
 from .engine import INSTALL, Tensor, engine_of, is_installed, open_session
 from .errors import FoveolaError, MissingPartError, UsageError
-from .fitness.judge import Gate
 from .image import prepare
-from .manifest import EngineName, EngineOptions, Manifest
+from .manifest import EngineName, EngineOptions, Manifest, TensorRtOptions
 from .source import open_source
-from .tensorrt.plan import engines_folder
+
+if TYPE_CHECKING:
+    from .fitness.judge import Gate
 
 
 class Predictor:
@@ -46,11 +48,14 @@ class Predictor:
         self.manifest: Manifest = bundle.manifest
         self.engine: EngineName = engine_of(options)
         self.arithmetic = options.arithmetic
+        absent = [name for name in options.files if name not in bundle.members]
+        if absent:
+            raise FoveolaError(bundle.manifest.name, f"was opened without {absent[0]}", "open it without `only`")
         _keep_memory()
-        self._session = open_session(options, bundle.members, engines_folder(bundle.path, engines))
+        self._session = open_session(options, bundle.members, _engines(options, bundle, engines))
         spec = self.manifest.input
         self._shape = (1, spec.channels, spec.height, spec.width)
-        self.gate = None if self.manifest.fitness is None else Gate(self.manifest.fitness, self.engine)
+        self.gate = _gate(self.manifest, self.engine)
         self._check_graph()
         # The first run of an engine allocates and packs weights; the first patient should not wait for it.
         self.run(np.zeros(self._shape, np.float32))
@@ -123,8 +128,34 @@ class Predictor:
 
 
 def open_predictor(path: Path, engine: str | None = None, key: Path | bytes | None = None) -> Predictor:
-    """Open a bundle that somebody vouches for and make it ready to predict; see `open_bundle` for the key."""
-    return Predictor(open_bundle(path, key=key), engine)
+    """Open a bundle that somebody vouches for and make it ready to predict; see `open_bundle` for the key.
+
+    Members that the engine does not need are vouched for and not kept in memory.
+    """
+    return Predictor(open_bundle(path, key=key, only=engine_files(engine)), engine)
+
+
+def engine_files(engine: str | None) -> Callable[[Manifest], tuple[str, ...]]:
+    """Give what `open_bundle` asks for `only`: the members that the engine of a manifest reads."""
+    return lambda manifest: choose_engine(manifest, engine).files
+
+
+def _engines(options: EngineOptions, bundle: Bundle, given: Path | None) -> Path | None:
+    """Name the folder of built engines, where there is such a thing."""
+    if not isinstance(options, TensorRtOptions):
+        return None
+    from .tensorrt.plan import engines_folder
+
+    return engines_folder(bundle.path, given)
+
+
+def _gate(manifest: Manifest, engine: EngineName) -> Gate | None:
+    """Make what judges images, where the manifest has a rule for them; others do not pay for its import."""
+    if manifest.fitness is None:
+        return None
+    from .fitness.judge import Gate
+
+    return Gate(manifest.fitness, engine)
 
 
 def _keep_memory() -> None:

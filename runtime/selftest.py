@@ -4,7 +4,7 @@ Each golden image (`golden.py`) goes the whole way, from the file's bytes to the
 
 - **Drift.** Another CPU may round an int8 sum otherwise, and a saturating one (AVX2 without VNNI) gives a large error,
   so raw outputs are held against a tolerance: the root mean square of the difference over that of the expected values
-  (at least 1: they are logits or standardised values).
+  (at least 1: they are logits or standardised values). Of an embedding that is the distance of the two directions.
 - **Decisions.** A finding or choice that flips fails the test where its probability moved clearly; on the threshold it
   may fall to either side.
 - **NaN and infinity** fail.

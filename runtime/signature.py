@@ -18,20 +18,25 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from .digest import sha256_hex
 from .errors import NotVouchedError
 
 SIGNATURE = "model.sig"  # the member that holds the signature; it cannot vouch for itself
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
+# Before a point on P-256 in a public key's DER (RFC 5480): a sequence of the algorithm (id-ecPublicKey, prime256v1) and
+# a bit string of 65 bytes, of which the first, 4, says that the point is not compressed.
+_BEFORE_POINT = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
+_PEM = re.compile(rb"\s*-----BEGIN PUBLIC KEY-----\n([A-Za-z0-9+/=\n]{124,130})\n-----END PUBLIC KEY-----\s*")
 MAX_KEY_BYTES = 16 * 1024  # bytes of a PEM file
 MAX_SIGNATURE_BYTES = 64 * 1024  # bytes of the signature's JSON
 
@@ -108,7 +113,7 @@ class _Statement(
 
 def member_digests(members: Mapping[str, bytes]) -> dict[str, str]:
     """Take the sha256 of every member but the signature, in hexadecimal, sorted by name."""
-    return {name: hashlib.sha256(members[name]).hexdigest() for name in sorted(members) if name != SIGNATURE}
+    return {name: sha256_hex(members[name]) for name in sorted(members) if name != SIGNATURE}
 
 
 def encode_statement(digests: Mapping[str, str], name: str) -> bytes:
@@ -156,8 +161,7 @@ def encode_signature(payload: bytes, signature: bytes, hint: str) -> bytes:
 
 def key_hint(key: ec.EllipticCurvePublicKey) -> str:
     """Take the sha256 of the key's PEM: it tells which key signed, not whether to trust it."""
-    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(pem).hexdigest()
+    return sha256_hex(_public_pem(key))
 
 
 def load_public_key(pem: bytes, place: str) -> ec.EllipticCurvePublicKey:
@@ -169,6 +173,11 @@ def load_public_key(pem: bytes, place: str) -> ec.EllipticCurvePublicKey:
     mend = "give the public key (.pub) that `foveola keygen` made"
     if b"PRIVATE KEY" in pem:
         raise NotVouchedError(place, "this is a private key; a device holds only the public one", mend)
+    usual = _usual_key(pem)
+    if usual is not None:
+        return usual
+    from cryptography.hazmat.primitives import serialization  # a megabyte, for keys in another form and those refused
+
     try:
         key = serialization.load_pem_public_key(pem[: MAX_KEY_BYTES + 1])
     except (ValueError, UnsupportedAlgorithm):
@@ -176,6 +185,30 @@ def load_public_key(pem: bytes, place: str) -> ec.EllipticCurvePublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise NotVouchedError(place, "a key of the wrong kind; it has to be ECDSA on P-256", mend)
     return key
+
+
+def _usual_key(pem: bytes) -> ec.EllipticCurvePublicKey | None:
+    """Load a key as `foveola keygen` and openssl write it; None where it is written in any other way."""
+    found = _PEM.fullmatch(pem)
+    if not found:
+        return None
+    try:
+        der = base64.b64decode(found[1].replace(b"\n", b""), validate=True)
+        if not der.startswith(_BEFORE_POINT):
+            return None
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), der[len(_BEFORE_POINT) :])
+    except ValueError:  # a point that is none, too
+        return None
+    return key if _public_pem(key).strip() == pem.strip() else None
+
+
+def _public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
+    """Write a key as PEM (RFC 7468), as `cryptography` writes it."""
+    numbers = key.public_numbers()
+    point = b"\4" + numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
+    text = base64.b64encode(_BEFORE_POINT + point)
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    return b"\n".join([b"-----BEGIN PUBLIC KEY-----", *lines, b"-----END PUBLIC KEY-----", b""])
 
 
 def verify_members(members: Mapping[str, bytes], signature: bytes, public_key_pem: bytes, place: str) -> None:
@@ -234,7 +267,7 @@ def _match(resources: tuple[_Resource, ...], digests: Mapping[str, str], place: 
 
 def _root_digest(resources: tuple[_Resource, ...]) -> str:
     """Take the sha256 over the raw digests in their order, which model signing puts into the subject."""
-    return hashlib.sha256(b"".join(bytes.fromhex(resource.digest) for resource in resources)).hexdigest()
+    return sha256_hex(b"".join(bytes.fromhex(resource.digest) for resource in resources))
 
 
 def _decode(data: bytes, layer: type[_T], place: str) -> _T:

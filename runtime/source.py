@@ -15,8 +15,8 @@ import msgspec
 from PIL import Image
 
 from .dicom.rule import SourceRule
-from .image import decode_image, file_bytes
 from .manifest import InputSpec
+from .picture import decode_image, file_bytes
 
 if TYPE_CHECKING:
     from .dicom.dataset import Dataset

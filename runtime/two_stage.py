@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .exponential import exp64
 from .manifest import Proposals, TaskOutput
 from .suppression import nms
 
@@ -96,8 +97,8 @@ def _moved(
     dx, dy, dw, dh = np.moveaxis(deltas / np.array(weights), -1, 0)
     width, height = x2 - x1, y2 - y1
     x, y = x1 + 0.5 * width + dx * width, y1 + 0.5 * height + dy * height
-    half_width = 0.5 * width * np.exp(np.minimum(dw, LARGEST_GROWTH))
-    half_height = 0.5 * height * np.exp(np.minimum(dh, LARGEST_GROWTH))
+    half_width = 0.5 * width * exp64(np.minimum(dw, LARGEST_GROWTH))
+    half_height = 0.5 * height * exp64(np.minimum(dh, LARGEST_GROWTH))
     return np.stack([x - half_width, y - half_height, x + half_width, y + half_height], axis=-1)
 
 
@@ -111,6 +112,6 @@ def _large(corners: NDArray[np.float64], least: float) -> NDArray[np.bool_]:
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    power = np.exp(logits - logits.max(axis=1, keepdims=True))
+    power = exp64(logits - logits.max(axis=1, keepdims=True))
     chances: NDArray[np.float64] = power / power.sum(axis=1, keepdims=True)
     return chances

@@ -29,7 +29,7 @@ def main(bundle: str, engine: str, answers: str, key: str = "") -> None:
     from ..bundle import open_bundle
     from ..measure import peak_rss_mib, rss_mib
     from ..offline import forbid_telemetry
-    from ..predict import Predictor
+    from ..predict import Predictor, engine_files
 
     mark()
     forbid_telemetry()
@@ -37,10 +37,11 @@ def main(bundle: str, engine: str, answers: str, key: str = "") -> None:
     mark()
     imported_mib = rss_mib()
     image = sys.stdin.buffer.read()
-    opened = open_bundle(Path(bundle), key=Path(key) if key else None)
+    opened = open_bundle(Path(bundle), key=Path(key) if key else None, only=engine_files(engine))
     mark()
     loaded_mib = rss_mib()
     predictor = Predictor(opened, engine)
+    del opened
     mark()
     opened_mib = rss_mib()
     predictor.predict(image)

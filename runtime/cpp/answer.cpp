@@ -1,7 +1,9 @@
-// Raw outputs of the network as answers: findings, choices, measurements, masks and boxes, as runtime/answer.py.
+// Raw outputs of the network as answers: findings, choices, measurements, masks, boxes and embeddings, as
+// runtime/answer.py.
 //
-// Law: an output that is missing, of another shape, NaN or infinite is a refusal, never a score. Sums and products are
-// taken in numpy's order and precision: float32 for probabilities and masks, float64 for boxes and measurements.
+// Law: an output that is missing, of another shape, NaN or infinite is a refusal, never a score; so is an embedding
+// without direction. Sums and products are taken in numpy's order and precision: float32 for probabilities and masks,
+// float64 for boxes, measurements and the length of embeddings.
 #include <algorithm>
 #include <cmath>
 
@@ -129,6 +131,12 @@ void add_measurements(const Output& output, const Tensor& raw, Prediction& predi
                                        output.task.unit});
 }
 
+void add_embedding(const Output& output, const Tensor& raw, Prediction& prediction) {
+  const std::vector<float> values = direction(raw);
+  if (values.empty()) throw wrong(output, "output '" + output.tensors[0] + "' is zero and has no direction", NO_ANSWER);
+  prediction.embeddings.push_back({output.task.name, {values.begin(), values.end()}});
+}
+
 // For positions in input pixels, the grid cell before each and the weight of the cell after it.
 struct Neighbours {
   std::vector<std::size_t> before;
@@ -240,6 +248,16 @@ void add_boxes(const Output& output, const std::vector<RawBox>& found, const Geo
 
 }  // namespace
 
+std::vector<float> direction(const Tensor& raw) {
+  std::vector<double> squares;
+  for (float value : raw.data) squares.push_back(static_cast<double>(value) * value);
+  const double length = std::sqrt(pairwise(squares.data(), squares.size()));
+  if (!std::isfinite(length) || !(length > 0)) return {};
+  std::vector<float> values;
+  for (float value : raw.data) values.push_back(static_cast<float>(value / length));
+  return values;
+}
+
 Prediction decode(const std::vector<Output>& outputs, const Raw& raw, const Geometry& geometry, const InputSpec& spec) {
   Prediction prediction;
   for (const Output& output : outputs) {
@@ -256,6 +274,8 @@ Prediction decode(const std::vector<Output>& outputs, const Raw& raw, const Geom
             output,
             output.proposals ? two_stage(tensors, output, spec) : one_stage(*tensors[0], *tensors[1], output, spec),
             geometry, prediction);
+        break;
+      case Kind::embedding: add_embedding(output, *tensors[0], prediction);
     }
   }
   return prediction;

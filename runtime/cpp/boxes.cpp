@@ -1,4 +1,4 @@
-// A grid's answers as boxes, and greedy non-maximum suppression: runtime/answer.py's decode_boxes, suppression.py.
+// A grid's answers as boxes, and greedy non-maximum suppression: runtime/boxes.py, suppression.py.
 #include <algorithm>
 #include <cmath>
 #include <numeric>

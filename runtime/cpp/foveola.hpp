@@ -51,12 +51,13 @@ struct Proposals {
   std::array<double, 4> weights{10, 10, 5, 5};
 };
 
-enum class Kind { binary, multilabel, multiclass, ordinal, regression, segmentation, detection };
+enum class Kind { binary, multilabel, multiclass, ordinal, regression, segmentation, detection, embedding };
 
 struct Task {
   std::string name, unit;
   Kind kind = Kind::binary;
   std::vector<std::string> classes;
+  int size = 0;  // numbers of an embedding
   bool exclusive = true;
   int channels() const;
 };
@@ -186,12 +187,17 @@ struct Box {
   double score, x1, y1, x2, y2;
   bool positive;
 };
+struct Embedding {
+  std::string task;
+  std::vector<double> values;  // float32, of length 1
+};
 struct Prediction {
   std::vector<Finding> findings;
   std::vector<Choice> choices;
   std::vector<Measurement> measurements;
   std::vector<Mask> masks;
   std::vector<Box> boxes;
+  std::vector<Embedding> embeddings;
 };
 
 // In input pixels; label counts the task's classes.
@@ -205,6 +211,8 @@ std::vector<RawBox> one_stage(const Tensor& sides, const Tensor& scores, const O
 std::vector<RawBox> two_stage(const std::vector<const Tensor*>& tensors, const Output& output, const InputSpec& spec);
 // Indices of the boxes kept, by falling score; a box suppresses those of its own label only.
 std::vector<std::size_t> nms(const std::vector<RawBox>& boxes, double iou, std::size_t most);
+// An embedding at length 1, as runtime/answer.py `directions`; empty where it has no direction.
+std::vector<float> direction(const Tensor& raw);
 std::string prediction_json(const Prediction& prediction);
 
 // --- the engine and all together: runtime/engine.py, predict.py, selftest.py ---------------------------------------

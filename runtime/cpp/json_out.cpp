@@ -88,11 +88,16 @@ std::string prediction_json(const Prediction& p) {
                       {"fraction", python_repr(m.fraction)},
                       {"runs", runs_of(m)}});
   });
-  return object_of({{"findings", findings},
-                    {"choices", choices},
-                    {"measurements", measurements},
-                    {"boxes", boxes},
-                    {"masks", masks}});
+  Pairs parts = {{"findings", findings},
+                 {"choices", choices},
+                 {"measurements", measurements},
+                 {"boxes", boxes},
+                 {"masks", masks}};
+  if (!p.embeddings.empty())
+    parts.emplace_back("embeddings", list_of(p.embeddings, [](const Embedding& e) {
+                         return object_of({{"task", python_string(e.task)}, {"values", list_of(e.values, python_repr)}});
+                       }));
+  return object_of(parts);
 }
 
 }  // namespace foveola

@@ -1,6 +1,7 @@
 // The verbs of a device in C++: predict, verify and selftest, with the words, JSON and exit codes of foveola.runtime.
 //
 //   foveola-cpp predict chest.foveola image.png --key maker.pub --json
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 
@@ -59,6 +60,12 @@ void print_words(const foveola::Prediction& p) {
     if (b.positive)
       std::printf("  %-16s %-28s %.3f  %.0f,%.0f - %.0f,%.0f\n", b.task.c_str(), b.label.c_str(), b.score, b.x1, b.y1,
                   b.x2, b.y2);
+  for (const auto& e : p.embeddings) {
+    std::printf("  %-16s %-28s %zu numbers: ", e.task.c_str(), "embedding", e.values.size());
+    for (std::size_t i = 0; i < std::min<std::size_t>(e.values.size(), 4); ++i)
+      std::printf("%s%.3f", i ? ", " : "", e.values[i]);
+    std::printf("%s\n", e.values.size() > 4 ? ", ..." : "");
+  }
 }
 
 // All images are answered or refused on their own; one that is refused makes the exit code 1.

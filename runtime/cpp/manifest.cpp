@@ -14,11 +14,11 @@ namespace foveola {
 namespace {
 
 constexpr int FORMAT = 1;
-constexpr int MOST_CANDIDATES = 1 << 17, MOST_BOXES = 1024;
+constexpr int MOST_CANDIDATES = 1 << 17, MOST_BOXES = 1024, LONGEST_EMBEDDING = 4096;
 constexpr double ANY = std::numeric_limits<double>::max();
 
 const std::vector<std::string> KINDS = {"binary",     "multilabel",   "multiclass", "ordinal",
-                                        "regression", "segmentation", "detection"};
+                                        "regression", "segmentation", "detection",  "embedding"};
 const std::vector<std::string> ARITHMETIC = {"int8", "float16", "float32"};
 
 Form number() { return real(-ANY, ANY); }
@@ -27,11 +27,13 @@ Form task_form() {
   return object({{"name", text(), true},
                  {"kind", word(KINDS), true},
                  {"classes", list(text())},
+                 {"size", whole(INT32_MIN, INT32_MAX)},
                  {"columns", list(text())},
                  {"ignore_column", text()},
                  {"exclusive", boolean()},
                  {"exhaustive", boolean()},
                  {"unit", text()},
+                 {"plausible", or_null(list(number(), 2, 2))},
                  {"weight", number()},
                  {"operating_point", text()},
                  {"critical", list(text())},
@@ -176,10 +178,14 @@ Task read_task(const Json& value) {
   const auto kind = std::find(KINDS.begin(), KINDS.end(), value["kind"].get<std::string>());
   task.kind = static_cast<Kind>(kind - KINDS.begin());
   task.classes = value.value("classes", std::vector<std::string>());
+  task.size = value.value("size", 0);
   task.exclusive = value.value("exclusive", true);
   const std::string where = "task '" + task.name + "': ";
   const bool few = task.kind == Kind::binary || task.kind == Kind::multiclass || task.kind == Kind::ordinal;
-  if (task.classes.size() < (few ? 2u : 1u) || (task.kind == Kind::binary && task.classes.size() != 2))
+  const bool embeds = task.kind == Kind::embedding;
+  if (embeds ? task.size < 2 || task.size > LONGEST_EMBEDDING : task.size != 0)
+    throw Fault(where + "another size than its kind has");
+  if (task.classes.size() < (few ? 2u : embeds ? 0u : 1u) || (task.kind == Kind::binary && task.classes.size() != 2))
     throw Fault(where + "another number of classes than its kind has");
   if (std::set<std::string>(task.classes.begin(), task.classes.end()).size() != task.classes.size())
     throw Fault(where + "two classes have the same name");
@@ -309,6 +315,7 @@ int Task::channels() const {
     case Kind::binary: return 1;
     case Kind::ordinal: return count - 1;
     case Kind::segmentation: return exclusive ? count + 1 : count;
+    case Kind::embedding: return size;
     default: return count;
   }
 }

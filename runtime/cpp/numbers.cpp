@@ -2,8 +2,9 @@
 //
 // numpy computes float32 exponentials by a rational function of its own where the processor has AVX2 and FMA (numpy's
 // loops_exponent_log, after Cody and Waite 1980), and asks the C library elsewhere; so does this file, bit for bit.
-// float64 exponentials are the C library's here, and numpy's own where the processor has AVX-512: those two differ in
-// the last bit of about one number in twenty. They concern the scores of boxes alone (docs/cpp.md).
+// float64 exponentials, of which boxes are made, are those of runtime/exponential.py: sums, products and quotients in
+// its order, and none of the C library's.
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -44,7 +45,19 @@ float rational_exp(float x) {
 
 float exp32(float x) { return fused() ? rational_exp(x) : std::exp(x); }
 
-double exp64(double x) { return std::exp(x); }
+// exp(x) of a finite number after Sun's fdlibm (e_exp.c, 1993), as runtime/exponential.py writes it.
+double exp64(double x) {
+  constexpr double P[] = {1.66666666666666019037e-01, -2.77777777770155933842e-03, 6.61375632143793436117e-05,
+                          -1.65339022054652515390e-06, 4.13813679705723846039e-08};
+  x = std::min(std::max(x, -746.0), 710.0);  // beyond them the result is 0 or infinity
+  const double k = std::nearbyint(x * 1.44269504088896338700);
+  const double high = x - k * 6.93147180369123816490e-01, low = k * 1.90821492927058770002e-10;
+  const double r = high - low, square = r * r;
+  double series = P[4];
+  for (int i = 3; i >= 0; --i) series = series * square + P[i];
+  const double c = r - series * square;
+  return std::ldexp(1.0 - ((low - (r * c) / (2.0 - c)) - high), static_cast<int>(k));
+}
 
 // 1 / (1 + exp(-x)) without overflow.
 template <class T>

@@ -4,6 +4,7 @@
 // probability moved clearly, NaN and infinity fail. Besides, `identical` tells whether every raw output is the same bit
 // for bit as the one that Python got where the bundle was made. Latency is Python's to judge. The tensors of two-stage
 // detectors are rows in an order of their own: they are compared where they are identical, else by their boxes alone.
+// Of embeddings the directions are compared, scaled to a root mean square of 1 as runtime/box_map.py has it.
 #include <cmath>
 #include <cstring>
 
@@ -45,6 +46,14 @@ void add(const Tensor& then, const Tensor& now, Sums& sums) {
   sums.count += static_cast<double>(then.data.size());
 }
 
+Tensor scaled(const Tensor& raw) {
+  Tensor found{raw.shape, direction(raw)};
+  found.data.resize(raw.data.size(), std::nanf(""));  // no direction: the comparison fails
+  const float size = static_cast<float>(std::sqrt(static_cast<double>(raw.data.size())));
+  for (float& value : found.data) value *= size;
+  return found;
+}
+
 // How far the probability moved, for each decision that is another one now.
 void add_moves(const Prediction& then, const Prediction& now, int& flips, int& clear) {
   const auto count = [&](double move) {
@@ -78,7 +87,10 @@ class Test {
         const bool same = same_bits(then, now);
         identical_ = identical_ && same;
         if (then.shape != now.shape) throw Error(one.place, "output '" + name + "' has another shape");
-        if (same || !output.proposals) add(then, now, sums_[name]);
+        if (output.task.kind == Kind::embedding)
+          add(scaled(then), scaled(now), sums_[name]);
+        else if (same || !output.proposals)
+          add(then, now, sums_[name]);
       }
     const auto decoded = [&](const Raw& which) {
       return decode(manifest_.outputs, which, prepared.geometry, manifest_.input);

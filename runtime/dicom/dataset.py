@@ -19,7 +19,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from ..errors import FoveolaError
-from ..image import LIMITS
+from ..picture import LIMITS
 from .tags import BROKEN, BROKEN_TOO
 
 MOST_READS = 400_000  # of the parser, at about two an element; 2 s of a slow processor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..errors import FoveolaError
-from ..image import LIMITS
+from ..picture import LIMITS
 from .tags import Tags
 
 GREY = ("MONOCHROME1", "MONOCHROME2")

@@ -6,6 +6,7 @@ Laws:
   follows: no score.
 - A probability stands with its threshold and the decision. A box is a region (SCOORD) of the source; only boxes at or
   above their threshold are drawn, so that no workstation marks what the bundle did not mark.
+- An embedding is left out: it is no observation that a reader could check, and the standard has no place for it.
 - The report is complete, preliminary and unverified: nobody has looked at it yet.
 """
 

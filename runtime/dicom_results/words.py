@@ -1,7 +1,7 @@
 """What a result says on a picture: caption lines and colours; no DICOM here.
 
 Law: an image that was not answered about says so, in the first line after the bundle's, so that a picture without marks
-is never taken for one without findings.
+is never taken for one without findings. An embedding says nothing to a reader and is left out.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 import time
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
@@ -28,18 +29,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..answer import Prediction, prediction_json
-from ..bundle import Bundle, open_bundle
+from ..bundle import MANIFEST, Bundle, open_bundle
 from ..engine import Tensor
 from ..errors import FoveolaError, MissingPartError
 from ..features import input_features
+from ..golden import GOLDEN, pixel_digest
 from ..measure import rss_mib
 from ..offline import forbid_telemetry
-from ..predict import Predictor
+from ..predict import Predictor, choose_engine, engine_files
 from ..source import open_source
 from ..tested import require_passed, run_self_test
 from ..verbs.verb import to_stderr
 from ..watch.observe import Seen, observe
-from .frames import Answering, Ask, Command, Refused, Started, Told, read_ask, write_frame
+from .frames import Answering, Ask, Command, Refused, Source, Started, Told, read_ask, write_frame
 from .quiet import quiet_libraries
 
 
@@ -52,8 +54,7 @@ def main(words: str) -> None:
     quiet_libraries()
     asks = _listen(sys.stdin.buffer)
     try:
-        bundle, engine = _open(command)
-        predictor, started = _start(bundle, engine, command)
+        bundle, predictor, started = _open_and_start(command)
     except FoveolaError as error:
         write_frame(out, _refused(error, "", device=True))
         return
@@ -84,7 +85,7 @@ def answer(predictor: Seeing, bundle: Bundle, ask: Ask, payload: bytes, *, watch
     except FoveolaError as error:
         return _refused(error, bundle.digest)
     try:
-        files = _results(payload, prediction, predictor, bundle, ask) if ask.results else ()
+        files, about = _results(payload, prediction, predictor, bundle, ask) if ask.results else ((), None)
     except FoveolaError as error:
         return _refused(error, bundle.digest, device=True)
     return Told(
@@ -92,26 +93,51 @@ def answer(predictor: Seeing, bundle: Bundle, ask: Ask, payload: bytes, *, watch
         answer=msgspec.Raw(msgspec.json.encode(prediction_json(prediction))),
         outcome="answered" if prediction.quality is None or prediction.quality.fit else "unfit",
         results=files,
+        source=about,
         seconds=time.perf_counter() - begun,
         memory_mib=rss_mib(),
         seen=_seen(prediction, predictor) if watched else None,
     )
 
 
-def _open(command: Command) -> tuple[Bundle, str | None]:
-    """Open the bundle, or the active slot's, which falls back to the other slot by itself; and name its engine."""
+def _open_and_start(command: Command) -> tuple[Bundle, Seeing, Started]:
+    """Open the bundle and start it; a bundle on trial that does not pass is left for the other slot, which is started.
+
+    Raises:
+        FoveolaError: it does not open or pass, and there is no other to start.
+    """
     if command.root is None:
-        return open_bundle(command.bundle, key=command.key), command.engine
+        files = engine_files(command.engine)
+        bundle = open_bundle(command.bundle, key=command.key, only=lambda manifest: (GOLDEN, *files(manifest)))
+        return _start(bundle, command.engine, command)
+    from ..slots.power_on import leave_trial
+
+    bundle, engine = _power_on(command.root, command)
+    choose_engine(bundle.manifest, engine)  # an option that does not fit is no fault of the bundle
+    try:
+        return _start(bundle, engine, command)
+    except FoveolaError as error:
+        if not leave_trial(command.root, error, "selftest", to_stderr, command.audit):
+            raise
+    bundle, engine = _power_on(command.root, command)
+    return _start(bundle, engine, command)
+
+
+def _power_on(root: Path, command: Command) -> tuple[Bundle, str | None]:
+    """Open the active slot's bundle, which falls back to the other slot by itself; and name its engine."""
     from ..slots.power_on import power_on
     from ..slots.state import read_state
 
-    bundle, state = power_on(command.root, key=command.key, say=to_stderr), read_state(command.root)
+    bundle, state = power_on(root, key=command.key, say=to_stderr, audit=command.audit), read_state(root)
     slot = state.slot(state.active)
     return bundle, command.engine or (slot.engine if slot else None)
 
 
-def _start(bundle: Bundle, engine: str | None, command: Command) -> tuple[Seeing, Started]:
-    """Run the self-test, at each start of this process, make the predictor, and load what the first image needs."""
+def _start(bundle: Bundle, engine: str | None, command: Command) -> tuple[Bundle, Seeing, Started]:
+    """Run the self-test, at each start of this process, make the predictor, and load what the first image needs.
+
+    The bundle that is given back holds its manifest alone: the engine has the rest.
+    """
     outcome, _ = run_self_test(bundle, engine=engine, record=command.record, say=to_stderr)
     require_passed(bundle, outcome)
     predictor = Seeing(bundle, outcome.engine)
@@ -121,8 +147,9 @@ def _start(bundle: Bundle, engine: str | None, command: Command) -> tuple[Seeing
         from ..dicom_results.write import require_parts
 
         require_parts()
-    manifest = bundle.members["manifest.json"].decode()
-    return predictor, Started(bundle=_answering(predictor, bundle), images=outcome.images, manifest=manifest)
+    manifest = bundle.members[MANIFEST]
+    started = Started(bundle=_answering(predictor, bundle), images=outcome.images, manifest=manifest.decode())
+    return msgspec.structs.replace(bundle, members={MANIFEST: manifest}), predictor, started
 
 
 def _answering(predictor: Predictor, bundle: Bundle) -> Answering:
@@ -130,11 +157,14 @@ def _answering(predictor: Predictor, bundle: Bundle) -> Answering:
     return Answering(name=manifest.name, version=manifest.version, digest=bundle.digest, engine=predictor.engine)
 
 
-def _results(data: bytes, prediction: Prediction, predictor: Predictor, bundle: Bundle, ask: Ask) -> tuple[str, ...]:
-    """Write the DICOM results of a DICOM image and give their names; of another there are none."""
+def _results(
+    data: bytes, prediction: Prediction, predictor: Predictor, bundle: Bundle, ask: Ask
+) -> tuple[tuple[str, ...], Source | None]:
+    """Write the DICOM results of a DICOM image; give their names and what they are about. Of another there are none."""
     source = open_source(data, bundle.manifest.input, bundle.manifest.source, "image")
     if source.dataset is None:
-        return ()
+        return (), None
+    from ..dicom.tags import Tags, quiet
     from ..dicom_results.identity import identity_of
     from ..dicom_results.write import write_results
 
@@ -142,7 +172,10 @@ def _results(data: bytes, prediction: Prediction, predictor: Predictor, bundle: 
     paths = write_results(
         source.dataset, prediction, identity, ask.kinds, folder, picture=source.picture, place="image"
     )
-    return tuple(path.name for path in paths)
+    with quiet():
+        uid = Tags(source.dataset, "image").text("SOPInstanceUID")
+    picture = pixel_digest(np.asarray(source.picture)).tobytes().hex()
+    return tuple(path.name for path in paths), Source(uid=sha256(uid.encode()).hexdigest(), picture=picture)
 
 
 def _seen(prediction: Prediction, predictor: Seeing) -> Seen:

@@ -13,7 +13,7 @@ from typing import IO
 import msgspec
 
 from ..errors import FoveolaError
-from ..watch.observe import Seen
+from ..watch.seen import Seen
 
 MAX_HEAD_BYTES = 256 * 2**20  # an answer with masks' run lengths is some megabytes
 
@@ -28,6 +28,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         engine: as for `Predictor`.
         record: where a passed self-test is kept.
         watched: describe each image in numbers for the watch.
+        audit: folder of the audit log that is told when a trial's bundle is left for the other slot.
         dicom: load what reads DICOM before the first image, `results` also what writes it.
     """
 
@@ -37,6 +38,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     engine: str | None = None
     record: Path | None = None
     watched: bool = False
+    audit: Path | None = None
     dicom: bool = False
     results: bool = False
 
@@ -61,6 +63,13 @@ class Answering(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
 
 
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """What DICOM results are about, in digests: the SOP Instance UID, and the pixels that the network was shown."""
+
+    uid: str
+    picture: str
+
+
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
     """The engine's process is up: the bundle is vouched for and the self-test passed."""
 
@@ -76,6 +85,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, tag="told"):
     answer: msgspec.Raw
     outcome: str  # answered or unfit
     results: tuple[str, ...] = ()  # names of DICOM files in the folder that was asked for
+    source: Source | None = None  # what the results are about
     seconds: float
     memory_mib: float | None = None
     seen: Seen | None = None  # for the watch

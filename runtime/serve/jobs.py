@@ -8,6 +8,8 @@ Laws:
 - The same content with the same bundle is one job, however often and on whatever way it comes. With another bundle, or
   after a failure, it is answered anew.
 - The image is deleted when its answer is stored.
+- Results are made in a folder of their own and come to those that wait only with the answer, so that none that waits
+  is written over. A SOP Instance UID stands for one picture: of another one with the same UID nothing goes to the peer.
 - Full is an answer: `submit` refuses before anything is written.
 - Neither a night without power nor a clock that leaps (a device without a battery begins in 1970) ends a job or a
   result: patience is measured by this process's own clock, tries are counted.
@@ -30,9 +32,10 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from ..durable import remove_file, write_file
+from ..durable import move_file, remove_file, write_file
 from ..errors import FoveolaError
 from .disk import job_id
+from .frames import Source
 from .limits import LIMITS, Limits
 
 State = Literal["queued", "answered", "unfit", "refused", "failed"]
@@ -45,6 +48,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, since);
 CREATE TABLE IF NOT EXISTS results (
     file TEXT PRIMARY KEY, job TEXT NOT NULL, attempts INTEGER NOT NULL, due REAL NOT NULL, since REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS sources (uid TEXT PRIMARY KEY, picture TEXT NOT NULL, since REAL NOT NULL);
 """
 
 
@@ -101,9 +105,10 @@ class Queue:
         self._limits, self._lock = limits, threading.RLock()
         self.work = threading.Condition(self._lock)  # told of every new job
         self._opened, self._came = time.monotonic(), dict[str, float]()  # jobs of this process, on its own clock
-        self.images, self.results = folder / "images", folder / "results"
+        self._opened_at = time.time()
+        self.images, self.results, self.made = folder / "images", folder / "results", folder / "made"
         try:
-            for place in (folder, self.images, self.results):
+            for place in (folder, self.images, self.results, self.made):
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._base = _open(folder / "jobs.sqlite")
             self._tidy()
@@ -172,9 +177,23 @@ class Queue:
         answer: bytes | None = None,
         error: str = "",
         results: tuple[str, ...] = (),
+        source: Source | None = None,
     ) -> None:
-        """Store how a job ended and what the peer is to get, in one transaction; its image is deleted."""
+        """Store how a job ended and what the peer is to get, in one transaction; its image is deleted.
+
+        Args:
+            name: of the job.
+            state: how it ended.
+            bundle: digest of the bundle that answered.
+            answer: JSON of the whole answer.
+            error: why there is none.
+            results: names of the files in `made` that the peer is to get.
+            source: what the results are about.
+        """
         now = time.time()
+        for file in results:
+            if (self.made / file).is_file():
+                move_file(self.made / file, self.results / file)
         with self._change():
             self._base.execute(
                 "UPDATE jobs SET state = ?, bundle = ?, ended = ?, answer = ?, error = ? WHERE id = ?",
@@ -182,6 +201,12 @@ class Queue:
             )
             rows = [(file, name, 0, now, now) for file in results]
             self._base.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?)", rows)
+            if source:
+                self._base.execute("INSERT OR IGNORE INTO sources VALUES (?, ?, ?)", (source.uid, source.picture, now))
+                self._base.execute(
+                    "DELETE FROM sources WHERE uid IN (SELECT uid FROM sources ORDER BY since DESC LIMIT -1 OFFSET ?)",
+                    (self._limits.kept_answers,),
+                )
             self._base.execute(
                 "DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE state != 'queued' "
                 "ORDER BY ended DESC LIMIT -1 OFFSET ?)",
@@ -190,6 +215,28 @@ class Queue:
         self._came.pop(name, None)
         with contextlib.suppress(OSError):  # `_tidy` does it at the next start
             (self.images / name).unlink()
+
+    def has_twin(self, source: Source) -> bool:
+        """Tell whether results were made about another picture under the same SOP Instance UID."""
+        with self._lock:
+            row = self._base.execute("SELECT picture FROM sources WHERE uid = ?", (source.uid,)).fetchone()
+        return row is not None and row[0] != source.picture
+
+    def discard(self, results: tuple[str, ...]) -> None:
+        """Remove files in `made` that nobody is to get."""
+        for file in results:
+            with contextlib.suppress(OSError):  # `_tidy` does it at the next start
+                (self.made / file).unlink()
+
+    def waited_s(self, job: Job) -> float:
+        """Give the seconds since a job came, by a clock that does not leap.
+
+        Only what a job waited before this process began is known by the device's clock, and is never less than nothing.
+        """
+        came = self._came.get(job.id)
+        if came is not None:
+            return time.monotonic() - came
+        return max(0.0, self._opened_at - job.since) + time.monotonic() - self._opened
 
     def give_back(self, name: str) -> None:
         """Take back an attempt that came to no fault of the image: the service is shut down, say."""
@@ -281,7 +328,7 @@ class Queue:
         """
         queued = {row[0] for row in self._base.execute("SELECT id FROM jobs WHERE state = 'queued'")}
         kept = {row[0] for row in self._base.execute("SELECT file FROM results")}
-        for path in [*_others(self.images, queued), *_others(self.results, kept)]:
+        for path in [*_others(self.images, queued), *_others(self.results, kept), *_others(self.made, set())]:
             path.unlink()
         for name in queued:
             if not self.image(name).is_file():

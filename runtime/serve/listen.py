@@ -16,6 +16,7 @@ import socket
 import stat
 import threading
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,11 +120,27 @@ class HttpServer:
         while time.monotonic() < until and any(one.total_outbufs_len for one in list(server.active_channels.values())):
             time.sleep(0.01)
         # Sockets are closed by the thread that waits for them: another one would pull them from under its feet.
-        close_all = import_module("waitress.wasyncore").close_all
-        server.trigger.pull_trigger(lambda: close_all(server._map, ignore_all=True))
+        server.trigger.pull_trigger(lambda: _close_sockets(server))
         self.thread.join(FLUSH_S)
+        if not self.thread.is_alive() and not server.task_dispatcher.threads:  # an answer beyond FLUSH_S still pulls it
+            server.trigger.close()
         if self.address.path:
             self.address.path.unlink(missing_ok=True)
+
+
+def _close_sockets(server: Any) -> None:
+    """Close every socket of waitress but its trigger, which leaves the loop and stays open.
+
+    `pull_trigger` hands its function over and only then writes the byte that wakes the loop. An answer that has just
+    ended has woken it already: the function may run before that byte is written, and a trigger that it closed would
+    have the byte go to no file, or to whichever was opened under that number since.
+    """
+    dispatcher = import_module("waitress.wasyncore").dispatcher
+    for one in list(server._map.values()):
+        if one is not server.trigger:
+            with suppress(OSError):
+                dispatcher.close(one)  # the server's own would close the trigger as well
+    server.trigger.del_channel()
 
 
 def _channel_class(request_s: float) -> type:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..answer import Box, Choice, Finding, Measurement, Quality
+from ..answer import Box, Choice, Embedding, Finding, Measurement, Quality
 from .frames import Answering
 
 _PARTS = {"findings": Finding, "choices": Choice, "measurements": Measurement, "boxes": Box}
@@ -103,13 +103,14 @@ def _anything(words: str) -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     template = "#/components/schemas/{name}"
-    types = (*_PARTS.values(), Quality, Answering)
+    types = (*_PARTS.values(), Embedding, Quality, Answering)
     _, parts = msgspec.json.schema_components(types, ref_template=template)
     lists = {
         name: {"type": "array", "items": {"$ref": template.format(name=part.__name__)}} for name, part in _PARTS.items()
     }
     lists["masks"] = {"type": "array", "items": {"$ref": "#/components/schemas/Mask"}}
-    quality = {"quality": {"$ref": "#/components/schemas/Quality"}}
+    embeddings = {"type": "array", "items": {"$ref": "#/components/schemas/Embedding"}}
+    quality = {"embeddings": embeddings, "quality": {"$ref": "#/components/schemas/Quality"}}
     prediction = _object(lists, also=quality)
     answering = {"bundle": {"$ref": "#/components/schemas/Answering"}}
     word, count = {"type": "string"}, {"type": "integer", "minimum": 0}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..verbs.verb import ENGINE, KEY, ROOT, Option
 
 HTTP = "127.0.0.1:8471"
+AET = "FOVEOLA"
+KINDS = "sr"
 
 OPTIONS = (
     Option(name="bundle", type="path", metavar="BUNDLE", optional=True, help="a .foveola file; left out with --root"),
@@ -24,10 +26,19 @@ OPTIONS = (
         metavar="[HOST:]PORT",
         help="Take DICOM objects there; a port alone is on loopback, 0.0.0.0:PORT is open to the network.",
     ),
-    Option(name="--aet", metavar="TITLE", default="FOVEOLA", help="Own application entity title."),
-    Option(name="--caller", metavar="TITLE", several=True, help="Only these titles may call; may be given again."),
+    Option(name="--aet", metavar="TITLE", help=f"With --dicom or --peer: own application entity title, else {AET}."),
+    Option(
+        name="--caller",
+        metavar="TITLE",
+        several=True,
+        help="With --dicom: only these titles may call; may be given again.",
+    ),
     Option(name="--peer", metavar="AET@HOST:PORT", help="Send DICOM results there."),
-    Option(name="--kinds", metavar="KINDS", default="sr", help="Of DICOM results: sr, seg, sc, gsps, with commas."),
+    Option(
+        name="--kinds",
+        metavar="KINDS",
+        help=f"With --peer: which results, of sr, seg, sc, gsps, with commas; else {KINDS}.",
+    ),
     Option(name="--watch", type="path", metavar="DIR", help="Count by day what is seen; see `foveola watch`."),
     Option(name="--audit", type="path", metavar="DIR", help="Keep a sealed log of what happened; see `foveola audit`."),
     Option(name="--queue", type="whole", least=1, default=256, metavar="N", help="Images that may wait on disk."),

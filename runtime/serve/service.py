@@ -99,6 +99,7 @@ def serve(settings: Settings, stop: threading.Event | None = None) -> dict[str, 
             settings.command,
             record=settings.state / "selftest.json",
             watched=field.watches,
+            audit=settings.audit,
             dicom=settings.dicom is not None,
             results=settings.peer is not None,
         )

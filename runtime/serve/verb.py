@@ -16,6 +16,7 @@ from ..verbs.verb import ROOT_VARIABLE, Answer
 from .frames import Command
 from .limits import MIB, Limits
 from .listen import parse_address
+from .options import AET, KINDS
 from .peer import check_aet, parse_peer
 from .quiet import quiet_libraries
 from .service import Settings, serve
@@ -72,6 +73,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     if http is None and dicom is None and arguments.inbox is None:
         raise UsageError("serve", "no door is open", "give --http, --dicom or --inbox")
     peer = parse_peer(arguments.peer) if arguments.peer else None
+    _require_effect(arguments)
     command = Command(
         bundle=bundle or Path(),
         root=root,
@@ -84,10 +86,10 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         http=http,
         inbox=arguments.inbox,
         dicom=dicom,
-        aet=check_aet(arguments.aet, "--aet"),
+        aet=check_aet(AET if arguments.aet is None else arguments.aet, "--aet"),
         callers=tuple(check_aet(title, "--caller") for title in arguments.caller),
         peer=peer,
-        kinds=_kinds(arguments.kinds) if peer else (),
+        kinds=_kinds(KINDS if arguments.kinds is None else arguments.kinds) if peer else (),
         watch=arguments.watch,
         audit=arguments.audit,
         limits=Limits(
@@ -116,7 +118,24 @@ def parse_port(text: str) -> tuple[str, int]:
 def _kinds(text: str) -> tuple[str, ...]:
     from ..dicom_results.write import parse_kinds
 
-    return parse_kinds(text)
+    return parse_kinds(text, "--kinds")
+
+
+def _require_effect(arguments: argparse.Namespace) -> None:
+    """Refuse an option that would change nothing: who gives it believes that it does.
+
+    Raises:
+        UsageError: there is one.
+    """
+    dicom, peer = arguments.dicom is not None, arguments.peer is not None
+    idle = (
+        ("--kinds", arguments.kinds is not None and not peer, "there is no peer to send results to", "--peer"),
+        ("--caller", bool(arguments.caller) and not dicom, "nobody can call by DICOM", "--dicom"),
+        ("--aet", arguments.aet is not None and not (dicom or peer), "nothing goes by DICOM", "--dicom or --peer"),
+    )
+    for option, useless, fault, other in idle:
+        if useless:
+            raise UsageError(option, fault, f"give {other} as well, or leave it out")
 
 
 def _state_beside(place: Path, *, slots: bool) -> Path:

@@ -4,6 +4,8 @@ Laws:
 - Who waits on HTTP and who lies in the queue take turns, so that neither starves the other.
 - Who waits on HTTP is answered within `deadline_s` of its arrival, or told that there was no time.
 - An image whose answer was not stored is asked again, also after a crash; one whose answer is stored is not.
+- Where there is a peer, a picture with the SOP Instance UID of another one is refused: results refer to their source
+  by that UID alone, so that an archive would show them on the other picture.
 - A worker that `hangs` is for the watchdog: it is asked about what it does, not whether its thread exists.
 """
 
@@ -15,7 +17,7 @@ from collections import deque
 
 import msgspec
 
-from ..errors import FoveolaError
+from ..errors import ExitCode, FoveolaError
 from ..verbs.verb import to_stderr
 from .field import Field
 from .frames import Answering, Ask, Refused, Told
@@ -25,6 +27,7 @@ from .limits import Limits
 from .metrics import Metrics
 
 IDLE_S = 0.5  # between two looks at the engine's process while nothing is to be done
+TWIN = "image: has the SOP Instance UID of another image, which was answered about; give each image a UID of its own"
 SLACK_S = 30.0  # beyond every deadline: a disk that is slow to sync is no reason to end the service
 
 
@@ -188,25 +191,35 @@ class Worker(threading.Thread):
             queue.end(job.id, "failed", error="unavailable: the image is lost; send it again")
             return
         try:
-            said = self._keeper.ask(Ask(results=str(queue.results) if kinds else "", kinds=kinds), data)
+            said = self._keeper.ask(Ask(results=str(queue.made) if kinds else "", kinds=kinds), data)
         except UnavailableError:
             queue.give_back(job.id)  # no fault of the image
             return
         except EngineFailedError as error:
             self._lost(error)  # the attempt counts; `claim` ends the job when there were enough
             return
-        self._count(said, data, job.way, time.time() - job.since)
+        if isinstance(said, Told) and said.source and queue.has_twin(said.source):
+            queue.discard(said.results)
+            said = Refused(error=TWIN, exit_code=int(ExitCode.REFUSED), digest=said.bundle.digest)
+        self._count(said, data, job.way, queue.waited_s(job))
         if isinstance(said, Refused):
             state: State = "failed" if said.device else "refused"
             queue.end(job.id, state, bundle=said.digest, error=said.error)
             return
         state = "unfit" if said.outcome == "unfit" else "answered"
-        queue.end(job.id, state, bundle=said.bundle.digest, answer=_envelope(said), results=said.results)
+        queue.end(
+            job.id,
+            state,
+            bundle=said.bundle.digest,
+            answer=_envelope(said),
+            results=said.results,
+            source=said.source,
+        )
 
     def _count(self, said: Told | Refused, data: bytes, way: str, waited_s: float) -> None:
         outcome = "refused" if isinstance(said, Refused) else said.outcome
         self._metrics.count("foveola_answers_total", outcome=outcome)
-        self._metrics.time("foveola_wait_seconds", max(waited_s, 0.0))
+        self._metrics.time("foveola_wait_seconds", waited_s)
         if isinstance(said, Refused):
             self._field.refused(said, data, way)
         else:

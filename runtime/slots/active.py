@@ -8,19 +8,24 @@ A process that serves begins so, and each of the three calls outlasts a power cu
 
 A trial whose process dies before `mark_good` is begun again, `TRIES` times in all; the next `start_trial` returns to
 the other slot by itself. Who sees that the new bundle is of no use says so by `fail_trial`, and is told the old one.
+
+A return that nobody asked for stands in the audit log, where one is named: `rollback`, with a word that says why.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from ..errors import FoveolaError
 from ..manifest import EngineName
+from ..verbs.verb import to_stderr
 from .lock import locked
 from .state import TRIES, SlotName, State, bundle_path, lived, read_state, returned, write_state
 
+Reason = Literal["starts", "selftest", "bundle", "told"]  # of a return by itself, in the audit log
 _WAIT_S = 10.0  # for another process's change, which takes milliseconds while a trial is on
 
 
@@ -62,11 +67,15 @@ def active_engine(root: Path) -> EngineName:
     return slot.engine
 
 
-def start_trial(root: Path) -> Path:
+def start_trial(root: Path, *, audit: Path | None = None) -> Path:
     """Tell that a process begins with the active bundle, and get the path of the one to open.
 
     A bundle that is on trial has this start counted; one that was started `TRIES` times and never marked good is left
     for the other slot, where there is one that lived.
+
+    Args:
+        root: the folder.
+        audit: folder of the audit log that is told of a return.
 
     Raises:
         FoveolaError: as `active_bundle`, or the state cannot be written.
@@ -75,7 +84,9 @@ def start_trial(root: Path) -> Path:
         with locked(root, _WAIT_S):
             state = read_state(root)
             if state.on_trial:
-                write_state(root, _begun(state))
+                write_state(root, begun := _begun(state))
+                if begun.active != state.active:
+                    note_return(audit, state, begun, "starts")
     return active_bundle(root)
 
 
@@ -98,12 +109,14 @@ def mark_good(root: Path, digest: str | None = None) -> None:
                 write_state(root, lived(state))
 
 
-def fail_trial(root: Path, reason: str) -> Path | None:
+def fail_trial(root: Path, reason: str, *, why: Reason = "told", audit: Path | None = None) -> Path | None:
     """Tell that the active bundle does not work here, by which a trial ends at once.
 
     Args:
         root: the folder.
         reason: why, one line; it is kept and shown by `foveola slots`.
+        why: the same as a word for the audit log.
+        audit: its folder.
 
     Returns:
         The bundle that is active now; None where there is nothing to return to: the bundle is no trial (one that lived
@@ -113,8 +126,27 @@ def fail_trial(root: Path, reason: str) -> Path | None:
         state = read_state(root)
         if not state.on_trial or state.fallback is None:
             return None
-        write_state(root, returned(state, reason))
+        write_state(root, back := returned(state, reason))
+        note_return(audit, state, back, why)
     return active_bundle(root)
+
+
+def note_return(audit: Path | None, before: State, now: State, why: Reason) -> None:
+    """Tell the audit log of a return; a log that cannot be written is told on stderr and stops no answer."""
+    if audit is None:
+        return
+    from ..watch.audit import Audit
+    from ..watch.words import fitting
+
+    left, slot = before.slot(before.active), now.slot(now.active)
+    assert left is not None
+    assert slot is not None
+    assert now.active is not None
+    facts = {"slot": now.active, "version": slot.version, "digest": slot.digest, "before": left.version}
+    try:
+        Audit(audit).write("rollback", {**fitting(facts), "result": "restored", "reason": why})
+    except FoveolaError as error:
+        to_stderr(str(error))
 
 
 def _begun(state: State) -> State:

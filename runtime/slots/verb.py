@@ -70,10 +70,12 @@ def run_slots(arguments: argparse.Namespace) -> Answer:
     if not root.is_dir():
         raise FoveolaError(str(root), "is no folder", "run `foveola install BUNDLE --root DIR` first")
     if arguments.start:
-        start_trial(root)
+        start_trial(root, audit=arguments.audit)
     if arguments.good:
         mark_good(root)
-    if arguments.fail is not None and fail_trial(root, arguments.fail) is None:
+    if arguments.audit is not None and not (arguments.start or arguments.fail is not None):
+        raise UsageError("--audit", "nothing is done that it could tell of", "give --start or --fail, or leave it out")
+    if arguments.fail is not None and fail_trial(root, arguments.fail, audit=arguments.audit) is None:
         fault = "the active bundle is not on trial, or no other has lived here"
         raise FoveolaError(str(root), fault, "run `foveola rollback`, or install another bundle")
     state = read_state(root)

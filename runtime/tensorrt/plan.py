@@ -15,7 +15,6 @@ Readers and writers stand side by side: `decode_plan(encode_plan(p)) == p`, and 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from ..digest import sha256_hex
 from ..errors import FoveolaError
 from ..manifest import Arithmetic, Sha256, TensorRtOptions
 
@@ -145,7 +145,7 @@ class Kit(msgspec.Struct, frozen=True, kw_only=True):
     def digest(self) -> str:
         """Name the kit: the sha256 of its two digests, as `sha256sum` would print them."""
         lines = f"{self.plan_sha256}  tensorrt.json\n{self.graph_sha256}  tensorrt.onnx\n"
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return sha256_hex(lines.encode())
 
 
 def encode_plan(plan: BuildPlan) -> bytes:
@@ -184,7 +184,7 @@ def read_kit(options: TensorRtOptions, members: Mapping[str, bytes]) -> Kit:
     """
     graph, plan_bytes = members[options.graph], members[options.plan]
     plan = decode_plan(plan_bytes, options.plan)
-    digest = hashlib.sha256(graph).hexdigest()
+    digest = sha256_hex(graph)
     faults = []
     if plan.graph_sha256 != digest:
         faults.append(f"is the plan of graph {plan.graph_sha256[:12]}, not of {digest[:12]}")
@@ -192,7 +192,7 @@ def read_kit(options: TensorRtOptions, members: Mapping[str, bytes]) -> Kit:
         faults.append(f"is the plan of a {plan.arithmetic} graph, the manifest says {options.arithmetic}")
     if faults:
         raise FoveolaError(options.plan, ", ".join(faults), "make the bundle anew")
-    return Kit(graph=graph, plan=plan, graph_sha256=digest, plan_sha256=hashlib.sha256(plan_bytes).hexdigest())
+    return Kit(graph=graph, plan=plan, graph_sha256=digest, plan_sha256=sha256_hex(plan_bytes))
 
 
 def engines_folder(bundle: Path | None, given: Path | None = None) -> Path | None:

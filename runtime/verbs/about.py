@@ -52,6 +52,8 @@ def _engine_words(options: EngineOptions) -> str:
 def _task_words(output: TaskOutput) -> str:
     task = output.task
     limits = " at " + ", ".join(f"{limit:.3g}" for limit in output.thresholds) if output.thresholds else ""
+    if task.kind == "embedding":
+        return f"{task.name} (embedding): {task.size} numbers"
     return f"{task.name} ({task.kind}): {', '.join(task.classes)}{limits}"
 
 

@@ -20,9 +20,11 @@ from ..bundle import open_bundle
 from ..dicom_results.identity import identity_of
 from ..dicom_results.write import parse_kinds, require_parts, write_about
 from ..errors import ExitCode, FoveolaError, MissingPartError, UsageError, printable
-from ..predict import Predictor
+from ..predict import Predictor, engine_files
 from ..source import Source, open_source
-from .verb import Answer
+from .verb import DICOM_KINDS, Answer
+
+SHOWN_VALUES = 4  # of an embedding, in words
 
 
 def predict(arguments: argparse.Namespace) -> Answer:
@@ -34,12 +36,15 @@ def predict(arguments: argparse.Namespace) -> Answer:
     names = Counter(image.name for image in images)
     if arguments.masks and max(names.values()) > 1:
         raise UsageError("--masks", f"several images are called {names.most_common(1)[0][0]}", "one folder for each")
-    kinds = parse_kinds(arguments.dicom_kinds)
+    if arguments.dicom_kinds is not None and not arguments.dicom_out:
+        raise UsageError("--dicom-kinds", "no results are written", "give --dicom-out as well, or leave it out")
+    kinds = parse_kinds(DICOM_KINDS if arguments.dicom_kinds is None else arguments.dicom_kinds)
     if arguments.dicom_out:
         require_parts()  # rather now than after the first answer
-    bundle = open_bundle(arguments.bundle, key=arguments.key)
+    bundle = open_bundle(arguments.bundle, key=arguments.key, only=engine_files(arguments.engine))
     predictor = Predictor(bundle, arguments.engine)
     identity = identity_of(bundle, f"{predictor.engine} {predictor.arithmetic}")
+    del bundle  # the engine has its graph
     answers: list[dict[str, Any]] = []
     lines: list[str] = []
     codes = {ExitCode.DONE}
@@ -115,7 +120,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def prediction_lines(prediction: Prediction) -> list[str]:
-    """Write a prediction in words, one line a reason against it, finding, choice, measurement, mask, positive box."""
+    """Write a prediction in words, one line a reason against it, or a part of it; of boxes the positive ones."""
     lines = [f"  not fit          {reason}" for reason in (prediction.quality.reasons if prediction.quality else ())]
     lines += [
         f"  {f.task:<16} {f.label:<28} {f.probability:.3f} {'>=' if f.positive else '< '} {f.threshold:.3f}"
@@ -128,7 +133,13 @@ def prediction_lines(prediction: Prediction) -> list[str]:
     for b in prediction.boxes:
         if b.positive:
             lines.append(f"  {b.task:<16} {b.label:<28} {b.score:.3f}  {b.x1:.0f},{b.y1:.0f} - {b.x2:.0f},{b.y2:.0f}")
-    return lines
+    return lines + [f"  {e.task:<16} {'embedding':<28} {shown_values(e.values)}" for e in prediction.embeddings]
+
+
+def shown_values(values: Sequence[float]) -> str:
+    """Show how many numbers an embedding has, and the first few of them."""
+    first = ", ".join(f"{value:.3f}" for value in values[:SHOWN_VALUES])
+    return f"{len(values)} numbers: {first}{', ...' if len(values) > SHOWN_VALUES else ''}"
 
 
 def _write_masks(masks: Sequence[Mask], folder: Path, name: str) -> None:

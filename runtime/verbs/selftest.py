@@ -24,6 +24,8 @@ def selftest(arguments: argparse.Namespace) -> Answer:
         return _of_root(root_of(arguments), arguments)
     if arguments.root is not None:
         raise UsageError("selftest", "a bundle and --root were given", "give one of them")
+    if arguments.audit is not None:
+        raise UsageError("--audit", "tells of returns to the other slot", "leave it out, or give --root")
     bundle = open_bundle(arguments.bundle, key=arguments.key)
     outcome, reasons = run_self_test(bundle, engine=arguments.engine, record=arguments.record)
     return _answer(bundle, outcome, reasons)
@@ -44,11 +46,12 @@ def _of_root(root: Path, arguments: argparse.Namespace) -> Answer:
     except MissingPartError:
         raise  # the bundle is not at fault
     except FoveolaError as error:
-        fail_trial(root, str(error))
+        fail_trial(root, str(error), why="selftest", audit=arguments.audit)
         raise
     if outcome.ok:
         return _answer(bundle, outcome, reasons)
-    back = fail_trial(root, f"self-test: {', '.join(outcome.faults)}")
+    faults = f"self-test: {', '.join(outcome.faults)}"
+    back = fail_trial(root, faults, why="selftest", audit=arguments.audit)
     code, result, lines = _answer(bundle, outcome, reasons)
     returned = [f"returned to the other slot: {back}"] if back is not None else []
     return code, {**result, "returned_to": None if back is None else str(back)}, [*lines, *returned]

@@ -8,7 +8,7 @@ from importlib import import_module
 
 from ..benchmark.options import OPTIONS as BENCH
 from ..serve.options import OPTIONS as SERVE
-from .verb import AUDIT, BUNDLE, ENGINE, KEY, PINNED, ROOT, Answer, Option, Verb
+from .verb import AUDIT, BUNDLE, DICOM_KINDS, ENGINE, KEY, PINNED, ROOT, Answer, Option, Verb
 
 
 def _later(module: str, function: str) -> Callable[[argparse.Namespace], Answer]:
@@ -23,7 +23,7 @@ def _later(module: str, function: str) -> Callable[[argparse.Namespace], Answer]
 
 VERBS: dict[str, Verb] = {
     "predict": Verb(
-        text="Answer about images: findings, measurements, masks, boxes.",
+        text="Answer about images: findings, measurements, masks, boxes, embeddings.",
         more="An image that cannot be read or is not fit is told and does not stop the others; the exit code is 1.",
         options=(
             BUNDLE,
@@ -42,8 +42,8 @@ VERBS: dict[str, Verb] = {
             Option(
                 name="--dicom-kinds",
                 metavar="KINDS",
-                default="sr,seg",
-                help="Which: sr (report), seg (masks), sc (picture with overlay), gsps (marks); with commas.",
+                help="With --dicom-out: which, of sr (report), seg (masks), sc (picture with overlay), gsps (marks); "
+                f"with commas; else {DICOM_KINDS}.",
             ),
         ),
         examples=(
@@ -88,6 +88,7 @@ VERBS: dict[str, Verb] = {
                 metavar="FILE",
                 help="Keep the passed test there, and tell what has changed since the one before it.",
             ),
+            AUDIT,
         ),
         examples=(
             "foveola selftest chest.foveola --engine openvino",
@@ -125,6 +126,7 @@ VERBS: dict[str, Verb] = {
             Option(name="--start", type="flag", help="A process begins: count a trial's start, and say what to open."),
             Option(name="--good", type="flag", help="The active bundle lives: its trial is over."),
             Option(name="--fail", metavar="WHY", help="The active bundle does not work here: a trial ends at once."),
+            AUDIT,
         ),
         examples=("foveola slots --root /var/lib/foveola", "foveola slots --root /var/lib/foveola --good"),
         run=_later("..slots.verb", "run_slots"),

@@ -101,6 +101,9 @@ ENGINE = Option(
 )
 
 
+DICOM_KINDS = "sr,seg"  # written by `predict --dicom-out` where nothing else is said
+
+
 def to_stderr(line: str) -> None:
     """Tell of progress."""
     print(line, file=sys.stderr, flush=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +19,8 @@ import msgspec
 from ..errors import FoveolaError
 from ..histogram import MOST_COUNT, Histogram, Reference
 from ..manifest import Manifest, encode_manifest
+from .kept import FORMAT, decode_kept, require_known
 
-FORMAT = 1
 MOST_DAY_BYTES = 4 * 2**20
 DAY_NAME = re.compile(r"(\d{4}-\d{2}-\d{2})[.]([0-9a-f]{16})[.]json")
 BUNDLE_NAME = re.compile(r"bundle[.]([0-9a-f]{16})[.]json")
@@ -92,15 +91,8 @@ def decode_day(data: bytes, place: str) -> Day:
     Raises:
         FoveolaError: too long, not JSON, another format, a field unknown, missing or out of range.
     """
-    if len(data) > MOST_DAY_BYTES:
-        raise FoveolaError(place, f"{len(data)} bytes, at most {MOST_DAY_BYTES}", "it is no day of the watch")
-    try:
-        day = msgspec.json.decode(data, type=Day)
-        date.fromisoformat(day.day)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise FoveolaError(place, f"not a day of the watch: {error}", "delete it") from None
-    if day.format != FORMAT:
-        raise FoveolaError(place, f"format {day.format} is unknown", f"this runtime reads format {FORMAT}")
+    day = decode_kept(data, Day, place, what="a day of the watch", mend="delete it", most_bytes=MOST_DAY_BYTES)
+    require_known(place, formats=(day.format,), days=(day.day,), mend="delete it")
     return day
 
 
@@ -113,14 +105,11 @@ def decode_watched(data: bytes, place: str) -> Watched:
     """Bytes to what the days are of.
 
     Raises:
-        FoveolaError: not JSON, another format, a field unknown, missing or out of range.
+        FoveolaError: too long, not JSON, another format, a field unknown, missing or out of range.
     """
-    try:
-        watched = msgspec.json.decode(data, type=Watched)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FoveolaError(place, f"not a watched bundle: {error}", "delete it") from None
-    if watched.format != FORMAT:
-        raise FoveolaError(place, f"format {watched.format} is unknown", f"this runtime reads format {FORMAT}")
+    most = MOST_DAY_BYTES
+    watched = decode_kept(data, Watched, place, what="a watched bundle", mend="delete it", most_bytes=most)
+    require_known(place, formats=(watched.format,), mend="delete it")
     return watched
 
 

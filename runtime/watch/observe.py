@@ -1,32 +1,14 @@
-"""What one answered image comes to in numbers, by the names of the watch's histograms.
-
-`Seen` holds numbers only and can be sent from the process that answers to the one that watches.
-"""
+"""What one answered image comes to in numbers, by the names of the watch's histograms."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
-import msgspec
-
 from ..answer import Prediction, Quality
 from ..features import answer_features
 from ..manifest import Manifest
-
-
-class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One image in numbers.
-
-    Args:
-        values: by name of the histogram; finite.
-        fit: whether it got an answer.
-        unfit: why not.
-    """
-
-    values: dict[str, float] = {}
-    fit: bool = True
-    unfit: tuple[str, ...] = ()
+from .seen import Seen as Seen
 
 
 def observe(prediction: Prediction, manifest: Manifest, features: Mapping[str, float] | None = None) -> Seen:

@@ -22,8 +22,8 @@ from ..errors import FoveolaError, UsageError
 from ..histogram import Histogram
 from .day import Day, Watched, read_folder, together
 from .drift import HIDDEN, LEAST, Basis, Shift, Verdict, shift, worst
+from .kept import FORMAT, decode_kept, require_known
 
-FORMAT = 1
 WINDOW_DAYS = 7
 MOST_SUMMARY_BYTES = 16 * 2**20
 
@@ -123,17 +123,10 @@ def decode_export(data: bytes, place: str) -> Export:
     Raises:
         FoveolaError: too long, not JSON, another format, a field unknown, missing or out of range.
     """
-    if len(data) > MOST_SUMMARY_BYTES:
-        raise FoveolaError(place, f"{len(data)} bytes, at most {MOST_SUMMARY_BYTES}", "export it anew")
-    try:
-        export = msgspec.json.decode(data, type=Export)
-        for one in export.bundles:
-            for day in (one.first, one.last):
-                date.fromisoformat(day)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise FoveolaError(place, f"not a summary of a watch: {error}", "export it anew") from None
-    if any(one.format != FORMAT for one in export.bundles):
-        raise FoveolaError(place, "a format that is unknown", f"this version reads format {FORMAT}")
+    mend, most = "export it anew", MOST_SUMMARY_BYTES
+    export = decode_kept(data, Export, place, what="a summary of a watch", mend=mend, most_bytes=most)
+    days = [day for one in export.bundles for day in (one.first, one.last)]
+    require_known(place, formats=[one.format for one in export.bundles], days=days, mend=mend)
     return export
 
 

@@ -26,6 +26,7 @@ REFUSALS = (
     "frames",
     "lossy",
     "rule",  # another line of the manifest's input rule
+    "same-uid",  # another image has its SOP Instance UID
     "no-answer",  # NaN or infinity out of the network
     "deadline",
     "unavailable",  # the engine died too often
@@ -71,6 +72,7 @@ FACTS: dict[str, str] = {
     "engine": "onnxruntime|openvino|tensorrt",
     "slot": "a|b|A|B|0|1|2",
     "result": "ok|failed|refused|unfit|answered|restored|none",
+    "reason": "starts|selftest|bundle|told",  # of a return by itself: `slots.active.Reason`
     "kind": "|".join(REFUSALS),
     "part": _NAME.replace("63", "31"),  # of the machine or the service, from the code
     "way": "dicom|http|folder|command",
@@ -88,6 +90,7 @@ _FAULTS: tuple[tuple[str, str], ...] = (
     ("laterality", r"laterality .* is not one|says no laterality"),
     ("frames", r"holds \d+ frames|holds more than one picture"),
     ("lossy", r"was compressed with loss"),
+    ("same-uid", r"has the SOP Instance UID of another image"),
     ("too-large", r"absurd size|\d+ bytes, more than|the deflated data set has more than"),
     ("format", r"photometric interpretation|transfer syntax|an? (?:grey|colour) picture|\d+ bits allocated|CMYK"),
     ("format", r"not an? (?:PNG|DICOM)|pixels of mode|VOI LUT Function .* is not read|a segmented palette"),

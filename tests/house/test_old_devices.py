@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -188,7 +189,8 @@ NEW_GRAMMAR = (
 @pytest.fixture(scope="module")
 def complaints(pytestconfig: pytest.Config) -> list[str]:
     """What mypy finds missing in Python 3.10, in `runtime/`, `devices/` and a planted file."""
-    folder = pytestconfig.cache.mkdir("python-3.10")  # the same each time, so that mypy knows what it has seen
+    # The same each time, so that mypy knows what it has seen; one for each worker, since two would overwrite it.
+    folder = pytestconfig.cache.mkdir(f"python-3.10-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}")
     (folder / "foveola").mkdir(exist_ok=True)
     for name in ("__init__.py", *FOLDERS):
         link = folder / "foveola" / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from foveola.runtime import signature as signature_module
 from foveola.runtime.errors import NotVouchedError
 from foveola.runtime.signature import (
     encode_signature,
     encode_statement,
     key_hint,
+    load_public_key,
     member_digests,
     pre_authentication_encoding,
     verify_digests,
@@ -46,6 +49,61 @@ def test_what_is_signed_is_vouched_for(key: ec.EllipticCurvePrivateKey) -> None:
     verify_members(MEMBERS, signature, pem(key), "tiny")
     verify_members({**MEMBERS, "model.sig": signature}, signature, pem(key), "tiny")
     verify_digests(member_digests(MEMBERS), signature, pem(key), "tiny")
+
+
+def forms(public: ec.EllipticCurvePublicKey) -> dict[str, bytes]:
+    """One public key in many forms, and what is none."""
+    usual = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    numbers = public.public_numbers()
+    point = public.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
+    before = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
+
+    def armoured(der: bytes, width: int = 64) -> bytes:
+        text = base64.b64encode(der).decode()
+        lines = [text[at : at + width] for at in range(0, len(text), width)]
+        return "\n".join(["-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""]).encode()
+
+    off = (numbers.y + 1).to_bytes(32, "big")
+    whole = before + b"\4" + numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
+    return {
+        "usual": usual,
+        "blank lines around": b"\n\n" + usual + b"\n",
+        "Windows' line ends": usual.replace(b"\n", b"\r\n"),
+        "words before it": b"the maker's key\n" + usual,
+        "in one line": armoured(whole, 200),
+        "in lines of 20": armoured(whole, 20),
+        "compressed": armoured(bytes.fromhex("3039301306072a8648ce3d020106082a8648ce3d030107032200") + point),
+        "not on the curve": armoured(before + b"\4" + numbers.x.to_bytes(32, "big") + off),
+        "hybrid point": armoured(before + b"\6" + whole[27:]),
+        "one byte more": armoured(whole + b"\0"),
+        "not base64": usual.replace(b"\nMF", b"\n*F"),
+        "nothing": b"",
+    }
+
+
+def test_a_key_in_any_form_is_read_or_refused_as_cryptography_reads_or_refuses_it(
+    key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(pem: bytes) -> object:
+        try:
+            return load_public_key(pem, "k.pub").public_numbers()
+        except NotVouchedError as error:
+            return str(error)
+
+    ours = {name: told(pem) for name, pem in forms(key.public_key()).items()}
+    monkeypatch.setattr(signature_module, "_usual_key", lambda pem: None)
+    theirs = {name: told(pem) for name, pem in forms(key.public_key()).items()}
+
+    assert ours == theirs
+    assert ours["usual"] == ours["Windows' line ends"] == key.public_key().public_numbers()
+    assert "not a public key in PEM" in str(ours["not on the curve"])
+
+
+@pytest.mark.parametrize("number", [1, 12345, 2**255 - 19])
+def test_the_hint_is_the_digest_of_the_key_as_cryptography_writes_it(number: int) -> None:
+    one = ec.derive_private_key(number, ec.SECP256R1())
+
+    assert key_hint(one.public_key()) == hashlib.sha256(pem(one)).hexdigest()
 
 
 def test_all_departures_are_told_at_once(key: ec.EllipticCurvePrivateKey) -> None:

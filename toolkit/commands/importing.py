@@ -22,6 +22,9 @@ LAYOUT is one of
   nih, chexpert, kermany, indiana, deepcovid   findings of the chest
   montgomery, shenzhen, chest-masks, tbx11k    tuberculosis, lung masks, boxes
   mura, rsna-boneage, fracatlas                arms, hands, limbs
+  aptos, eyepacs, messidor2, deepdrid          diabetic retinopathy
+  idrid, odir, refuge, drive                   the eye: diseases, lesions, disc, fovea, vessels
+  medmnist                                     small pictures in .npz archives
   folders                                      any {train,val,test}/CLASS/*
 
 ROOT is the folder into which its archives were unpacked. docs/import.md says what becomes which column.
@@ -34,6 +37,7 @@ ROOT is the folder into which its archives were unpacked. docs/import.md says wh
     epilog=example(
         "foveola data import nih /data/nih",
         "foveola data import chexpert /data/CheXpert-v1.0-small --uncertain zero",
+        "foveola data import medmnist /data/medmnist --file retinamnist.npz",
         "foveola data check /data/nih",
     ),
 )
@@ -48,6 +52,7 @@ ROOT is the folder into which its archives were unpacked. docs/import.md says wh
     "--uncertain", type=click.Choice(["gap", "zero", "one"]), help="chexpert: what -1 becomes.  [default: gap]"
 )
 @click.option("--boxes", type=click.Choice(["json", "xml"]), help="tbx11k: where boxes are read.  [default: json]")
+@click.option("--file", metavar="NAME.npz", help="medmnist: one of several archives.  [default: all]")
 @click.option("--force", is_flag=True, help="Replace a manifest that is there.")
 @click.option("--allow-missing", is_flag=True, help="Leave missing files out instead of refusing.")
 @json_option
@@ -59,6 +64,7 @@ def import_data(
     seed: int,
     uncertain: str | None,
     boxes: str | None,
+    file: str | None,
     force: bool,
     allow_missing: bool,
     as_json: bool,
@@ -69,7 +75,8 @@ def import_data(
     from ..progress import make_progress
 
     title = source_of(layout).title
-    options = {name: value for name, value in (("uncertain", uncertain), ("boxes", boxes)) if value is not None}
+    given = {"uncertain": uncertain, "boxes": boxes, "file": file}
+    options = {name: value for name, value in given.items() if value is not None}
     progress = make_progress()
     progress.begin(str(root), 1, 1, title)
     try:

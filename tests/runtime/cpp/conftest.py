@@ -12,6 +12,8 @@ from pathlib import Path
 import openvino
 import pytest
 
+from foveola.runtime.lock import locked
+
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ROOT / "runtime" / "cpp"
 TOOLS = ("cmake", "c++", "pkg-config")
@@ -32,12 +34,14 @@ def _build(folder: Path, *options: str) -> Path:
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.read_bytes())
     target = folder / digest.hexdigest()[:16]
-    if not (target / "built").exists():
-        for old in folder.iterdir():
-            shutil.rmtree(old)
-        _run("cmake", "-S", str(SOURCES), "-B", str(target), *options)
-        _run("cmake", "--build", str(target), "--parallel", "2")
-        (target / "built").touch()
+    with locked(folder):  # workers that test side by side share the cache
+        if not (target / "built").exists():
+            for old in folder.iterdir():
+                if old.is_dir():
+                    shutil.rmtree(old)
+            _run("cmake", "-S", str(SOURCES), "-B", str(target), *options)
+            _run("cmake", "--build", str(target), "--parallel", "2")
+            (target / "built").touch()
     return target
 
 

@@ -31,6 +31,7 @@ CELL, LEVELS, LABELS = 4, (40, 9), ("a", "b", "c")
 ROWS = sum(LEVELS)
 TWO_STAGE = {"far.p": (1, ROWS, 4), "far.o": (1, ROWS), "far.c": (1, ROWS, 4), "far.d": (1, ROWS, 3, 4)}
 POOLED = {"ill": 1, "signs": 11, "kind": 9, "grade": 4, "size": 2}
+EMBEDDED = {"likeness": 150, "short": 3}
 GRIDS = {"organs": 4, "marks": 2, "near.boxes": 4, "near.scores": 3}
 
 
@@ -76,6 +77,10 @@ def outputs() -> tuple[TaskOutput, ...]:
             max_boxes=25,
             proposals=Proposals(levels=LEVELS, kept=20),
         ),
+        *(
+            TaskOutput(task=Task(name=name, kind="embedding", size=size), tensors=(name,))
+            for name, size in EMBEDDED.items()
+        ),
     )
 
 
@@ -108,7 +113,8 @@ def graph(spec: InputSpec, input_type: InputType, seed: int) -> bytes:
         )
         give(name, (1, channels, rows, columns))
     size = spec.channels * rows * columns
-    for name, shape in {**{n: (1, c) for n, c in POOLED.items()}, **TWO_STAGE}.items():
+    flat = {name: (1, count) for name, count in EMBEDDED.items()}
+    for name, shape in {**{n: (1, c) for n, c in POOLED.items()}, **TWO_STAGE, **flat}.items():
         count = int(np.prod(shape))
         weight = rng.normal(0, 4 / np.sqrt(size), (size, count)).astype(np.float32)
         bias = rng.normal(0, 1, count).astype(np.float32)

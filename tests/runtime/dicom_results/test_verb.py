@@ -92,8 +92,15 @@ def test_an_image_that_is_not_dicom_is_refused_and_the_others_are_written(
     assert len(second["dicom"]) == len(list(out.iterdir())) == 2
 
 
+def test_kinds_without_a_place_to_write_them_are_a_usage_error(tiny_path: Path, study: Path, capsys: Capture) -> None:
+    assert main(["predict", str(tiny_path), str(study), "--dicom-kinds", "sr"]) == ExitCode.USAGE
+
+    assert "--dicom-kinds: no results are written; give --dicom-out as well" in capsys.readouterr().err
+
+
 def test_an_unknown_kind_is_a_usage_error(tiny_path: Path, study: Path, capsys: Capture) -> None:
-    assert main(["predict", str(tiny_path), str(study), "--dicom-kinds", "pdf"]) == ExitCode.USAGE
+    arguments = ["--dicom-out", "results", "--dicom-kinds", "pdf"]
+    assert main(["predict", str(tiny_path), str(study), *arguments]) == ExitCode.USAGE
 
     assert "there is no kind 'pdf'; take some of sr, seg, sc, gsps" in capsys.readouterr().err
 

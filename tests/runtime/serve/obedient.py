@@ -1,4 +1,7 @@
-"""An engine's process that does what an image's bytes say: crash, hang, refuse, unfit; all else is answered."""
+"""An engine's process that does what an image's bytes say: crash, hang, refuse, unfit; all else is answered.
+
+`PICTURE@UID` is a DICOM object with that picture and UID, whatever else follows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from foveola.runtime.serve.frames import Answering, Refused, Started, Told, read_ask, write_frame
+from foveola.runtime.serve.frames import Answering, Refused, Source, Started, Told, read_ask, write_frame
 
 BUNDLE = Answering(name="tiny", version="1", digest="d" * 64, engine="onnxruntime")
 
@@ -31,16 +34,29 @@ def main(log: str) -> None:
         if words.startswith("slow"):
             time.sleep(0.2)
         results: tuple[str, ...] = ()
+        source: Source | None = None
         if ask.results:
-            results = (f"{words}.dcm",)
-            (Path(ask.results) / results[0]).write_bytes(b"result")
+            picture, _, uid = words.partition(" ")[0].partition("@")
+            source = Source(uid=uid, picture=picture) if uid else None
+            results = (f"{uid or words}.dcm",)
+            (Path(ask.results) / results[0]).write_bytes(words.encode())
         if words.startswith("refuse"):
             write_frame(sys.stdout.buffer, Refused(error="image: cannot be read", exit_code=1, digest=BUNDLE.digest))
         else:
             answer = msgspec.Raw(msgspec.json.encode({"of": words}))
             outcome = "unfit" if words.startswith("unfit") else "answered"
-            told = Told(bundle=BUNDLE, answer=answer, outcome=outcome, results=results, seconds=0.01, memory_mib=50.0)
-            write_frame(sys.stdout.buffer, told)
+            write_frame(
+                sys.stdout.buffer,
+                Told(
+                    bundle=BUNDLE,
+                    answer=answer,
+                    outcome=outcome,
+                    results=results,
+                    source=source,
+                    seconds=0.01,
+                    memory_mib=50.0,
+                ),
+            )
 
 
 if __name__ == "__main__":

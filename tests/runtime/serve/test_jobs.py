@@ -17,6 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.serve.disk import content_digest, job_id
+from foveola.runtime.serve.frames import Source
 from foveola.runtime.serve.jobs import FullError, Queue
 from foveola.runtime.serve.limits import Limits
 
@@ -205,6 +206,36 @@ def test_answers_are_remembered_up_to_a_bound(queue_at: Open) -> None:
     assert [queue.get(name) is None for name in names] == [True, False, False]
 
 
+def test_which_picture_has_a_uid_is_remembered_over_a_restart_and_up_to_a_bound(queue_at: Open) -> None:
+    sources = [Source(uid=uid, picture=f"picture {uid}") for uid in "123"]
+    queue = queue_at()
+    for source in sources:
+        name = queue.submit(source.uid.encode(), "dicom", A).id
+        assert not queue.has_twin(source)
+        queue.end(name, "answered", bundle=A, answer=b"{}", source=source)
+
+    queue = queue_at()
+
+    assert not any(queue.has_twin(source) for source in sources)
+    others = [Source(uid=uid, picture="another") for uid in "123"]
+    assert [queue.has_twin(one) for one in others] == [False, True, True]
+
+
+def test_a_wait_is_measured_by_a_clock_that_does_not_leap(queue_at: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = queue_at()
+    job = queue.submit(b"image", "dicom", A)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: job.since + 1e6)
+        assert 0 <= queue.waited_s(job) < 60
+        after_a_night = queue_at()
+    assert after_a_night.waited_s(job) == pytest.approx(1e6, abs=60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: 0.0)  # 1970: a device without a battery
+        again = queue_at()
+    assert 0 <= again.waited_s(job) < 60
+
+
 def test_a_second_service_on_the_same_folder_is_refused(queue_at: Open, tmp_path: Path) -> None:
     queue_at()
 
@@ -226,12 +257,13 @@ def test_what_a_crash_left_half_done_is_removed_and_a_lost_image_is_told(queue_a
     (queue.images / ("0" * 32)).write_bytes(b"never acknowledged")
     (queue.images / "half.partial").write_bytes(b"half")
     (queue.results / "unknown.dcm").write_bytes(b"no entry")
+    (queue.made / "unknown.dcm").write_bytes(b"no answer")
     (queue.images / lost).unlink()
 
     again = queue_at()
 
     assert [path.name for path in again.images.iterdir()] == [kept]
-    assert list(again.results.iterdir()) == []
+    assert [list(folder.iterdir()) for folder in (again.results, again.made)] == [[], []]
     assert again.get(lost).error == "unavailable: the image is lost; send it again"  # type: ignore[union-attr]
 
 

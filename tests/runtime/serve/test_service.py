@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,9 +10,9 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import msgspec
 import pytest
 
 from foveola.export.signing import sign_members
+from foveola.runtime.__main__ import main
 from foveola.runtime.answer import prediction_json
 from foveola.runtime.bundle import Bundle, write_bundle
 from foveola.runtime.manifest import Manifest, encode_manifest
@@ -27,6 +29,11 @@ from foveola.runtime.predict import Predictor
 from .conftest import Running
 
 Start = Callable[..., Running]
+
+
+@pytest.fixture(autouse=True)
+def this_process_hears_its_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foveola.runtime.serve.verb.quiet_libraries", lambda: None)
 
 
 def test_the_service_answers_like_predict_and_says_when_it_is_ready(
@@ -260,8 +267,11 @@ def test_ctrl_c_reaches_the_engine_too_and_costs_no_answer(service: Start, tiny_
         (["{bundle}", "--deadline", "nan"], 2, "--deadline: nan is no length of time"),
         (["{bundle}", "--dicom", "host:port"], 2, "--dicom: 'host:port' is no port"),
         (["{bundle}", "--peer", "PACS"], 2, "--peer: 'PACS' is no peer; give AET@HOST:PORT"),
-        (["{bundle}", "--peer", "PACS@h:1", "--kinds", "pdf"], 2, "there is no kind 'pdf'"),
-        (["{bundle}", "--aet", "TOO LONG FOR A TITLE"], 2, "--aet: 'TOO LONG FOR A TITLE' is no AE title"),
+        (["{bundle}", "--peer", "PACS@h:1", "--kinds", "pdf"], 2, "--kinds: there is no kind 'pdf'"),
+        (["{bundle}", "--dicom", "0", "--aet", "TOO LONG FOR A TITLE"], 2, "--aet: 'TOO LONG FOR A TITLE' is no AE"),
+        (["{bundle}", "--kinds", "sr"], 2, "--kinds: there is no peer to send results to; give --peer as well"),
+        (["{bundle}", "--peer", "PACS@h:1", "--caller", "CR1"], 2, "--caller: nobody can call by DICOM; give --dicom"),
+        (["{bundle}", "--aet", "FOVEOLA"], 2, "--aet: nothing goes by DICOM; give --dicom or --peer as well"),
         (["{bundle}", "--key", "{bundle}"], 5, "tiny.foveola"),
         (["{bundle}", "--engine", "tensorrt"], 1, "engine 'tensorrt': tiny was not validated on it"),
         (["{bundle}", "--watch", "{bundle}/x"], 1, "tiny.foveola/x: cannot be written: Not a directory"),
@@ -284,7 +294,11 @@ def test_wrong_options_are_refused_at_once(
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "foveola.runtime", *words], capture_output=True, text=True, timeout=60)
+    """Run a verb in this process, which has imported already what it takes."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(list(words))
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def children(parent: int) -> list[int]:

@@ -358,6 +358,25 @@ def test_an_answer_that_is_on_its_way_when_the_service_stops_arrives_whole(door:
     assert len(body) > 500_000
 
 
+def test_an_answer_that_ends_as_the_service_stops_does_not_close_what_wakes_the_door(door: Open) -> None:
+    server = door().server
+    trigger = server._server.trigger
+    wake = trigger._physical_pull
+
+    def wake_after_another() -> None:
+        wake()  # by the thread of an answer that has just ended: the loop runs whatever was handed over so far
+        wait_until(lambda: not trigger.thunks and not server.thread.is_alive())
+        wake()
+
+    trigger._physical_pull = wake_after_another
+
+    server.stop()
+
+    assert not server.thread.is_alive()
+    assert trigger._closed
+    server.stop()
+
+
 @pytest.mark.parametrize("part", ["waitress", "pynetdicom"])
 def test_a_part_that_is_not_installed_names_its_cure(
     part: str, parts: Make, short: Path, monkeypatch: pytest.MonkeyPatch

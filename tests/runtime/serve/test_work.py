@@ -225,6 +225,39 @@ def test_results_for_the_peer_are_stored_with_the_answer(parts: Make) -> None:
     assert [(one.file, one.job) for one in made.queue.due()] == [("good.dcm", name)]
 
 
+def test_another_picture_with_the_same_uid_is_refused_and_leaves_the_first_ones_result_alone(parts: Make) -> None:
+    made = parts(kinds=("sr",))
+    first = made.desk.submit(b"good@7", "dicom").id
+    made.ended(first)
+
+    second = made.ended(made.desk.submit(b"other@7", "folder").id)
+
+    assert (second.state, second.answer) == ("refused", None)
+    assert second.error.startswith("image: has the SOP Instance UID of another image")
+    assert [(one.file, one.job) for one in made.queue.due()] == [("7.dcm", first)]
+    assert (made.queue.results / "7.dcm").read_bytes() == b"good@7"
+    assert list(made.queue.made.iterdir()) == []
+    assert 'foveola_answers_total{outcome="refused"} 1' in made.metrics.text()
+    again = made.queue.submit(b"other@7", "folder", second.bundle)
+    assert (again.state, again.error) == ("refused", second.error)
+
+
+def test_a_copy_of_a_picture_under_its_own_uid_is_answered(parts: Make) -> None:
+    made = parts(kinds=("sr",))
+    for words in (b"good@7", b"good@7 with another header", b"good@8"):
+        assert made.ended(made.desk.submit(words, "dicom").id).state == "answered"
+
+    assert sorted(one.file for one in made.queue.due()) == ["7.dcm", "8.dcm"]
+
+
+def test_without_a_peer_nobody_is_refused_for_a_uid(parts: Make) -> None:
+    made = parts()
+
+    jobs = [made.desk.submit(words, "dicom").id for words in (b"good@7", b"other@7")]
+
+    assert [made.ended(job).state for job in jobs] == ["answered", "answered"]
+
+
 def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(parts: Make) -> None:
     made = parts(started=False)
     name = made.queue.submit(b"good", "dicom", "").id

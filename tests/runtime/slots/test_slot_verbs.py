@@ -106,6 +106,8 @@ def test_a_folder_that_is_not_there_is_not_shown_as_empty(tmp_path: Path, capsys
         (["selftest", "x.foveola", "--root", "x"], "a bundle and --root were given"),
         (["selftest", "--root", "x", "--engine", "openvino"], "--engine: the slot has its own"),
         (["selftest", "--root", "x", "--record", "y"], "--record: the slot has its own"),
+        (["selftest", "x.foveola", "--audit", "y"], "--audit: tells of returns to the other slot"),
+        (["slots", "--root", ".", "--audit", "y"], "--audit: nothing is done that it could tell of"),
     ],
 )
 def test_a_wrong_command_is_told(command: list[str], words: str, capsys: Capture) -> None:

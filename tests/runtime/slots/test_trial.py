@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from foveola.export.signing import make_keys
-from foveola.runtime.bundle import open_bundle
+from foveola.runtime.bundle import Bundle, open_bundle
 from foveola.runtime.errors import FoveolaError, MissingPartError, NotVouchedError
+from foveola.runtime.serve import child
+from foveola.runtime.serve.frames import Command
 from foveola.runtime.slots import power_on as power_on_module
-from foveola.runtime.slots.active import active_bundle, fail_trial, mark_good, start_trial
+from foveola.runtime.slots.active import Reason, active_bundle, fail_trial, mark_good, start_trial
 from foveola.runtime.slots.install import activate, install
 from foveola.runtime.slots.power_on import power_on
 from foveola.runtime.slots.state import TRIES, Slot, bundle_path, read_state, record_path, write_state
-from foveola.runtime.tested import demand_self_test
+from foveola.runtime.tested import demand_self_test, run_self_test
+from foveola.runtime.watch.audit_check import check_audit
+from foveola.runtime.watch.words import FACTS
 
 Release = Callable[..., Path]
 
@@ -117,12 +123,7 @@ def test_power_on_opens_what_is_active_and_tests_it_once(root: Path, key: Path) 
 
 
 def test_power_on_leaves_a_trial_whose_self_test_fails(trial: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails_on_2(bundle: object, **more: object) -> object:
-        if getattr(bundle, "manifest").version == "2":  # noqa: B009
-            raise FoveolaError("self-test of tiny 2 on onnxruntime", "1 decision(s) flipped")
-        return demand_self_test(bundle, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(power_on_module, "demand_self_test", fails_on_2)
+    monkeypatch.setattr(power_on_module, "demand_self_test", fails_on_2(demand_self_test))
     told: list[str] = []
 
     opened = power_on(trial, key=key, say=told.append)
@@ -147,6 +148,79 @@ def test_power_on_leaves_a_trial_that_was_started_too_often(trial: Path, key: Pa
 
     assert versions == ["2", "2", "2", "1"]
     assert told == ["returned: started 3 times and never said to live"]
+
+
+def fails_on_2(tested: Callable[..., Any]) -> Callable[..., Any]:
+    """A self-test that version 2 does not pass."""
+
+    def test(bundle: Bundle, **more: Any) -> Any:
+        if bundle.manifest.version == "2":
+            raise FoveolaError("self-test of tiny 2 on onnxruntime", "1 decision(s) flipped")
+        return tested(bundle, **more)
+
+    return test
+
+
+def returns(audit: Path) -> list[dict[str, Any]]:
+    """The facts of each return that the audit log tells, after it was checked."""
+    assert check_audit(audit).ok
+    lines = [json.loads(line) for path in audit.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return [line["facts"] for line in lines if line["event"] == "rollback"]
+
+
+def test_a_service_returns_at_once_from_a_trial_that_fails_the_self_test_at_its_start(
+    trial: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test on record holds here; the one that the service runs at each start does not."""
+    monkeypatch.setattr(child, "run_self_test", fails_on_2(run_self_test))
+    command = Command(bundle=Path(), root=trial, key=key, audit=tmp_path / "audit")
+
+    bundle, _, started = child._open_and_start(command)
+
+    assert (bundle.manifest.version, started.bundle.version) == ("1", "1")
+    assert record(trial, "b").reason == "self-test of tiny 2 on onnxruntime: 1 decision(s) flipped"
+    assert [facts["reason"] for facts in returns(tmp_path / "audit")] == ["selftest"]
+
+
+def test_an_engine_that_the_service_is_given_by_mistake_does_not_end_a_trial(trial: Path, key: Path) -> None:
+    with pytest.raises(FoveolaError, match="was not validated on it"):
+        child._open_and_start(Command(bundle=Path(), root=trial, key=key, engine="tensorrt"))
+
+    assert read_state(trial).on_trial
+
+
+def test_every_return_by_itself_stands_in_the_audit_log_with_its_reason(
+    trial: Path, key: Path, release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = tmp_path / "audit"
+    switched = read_state(trial)
+    for _ in range(TRIES + 1):
+        start_trial(trial, audit=audit)
+    write_state(trial, switched)
+    fail_trial(trial, "Doe^John does not like it", audit=audit)
+    write_state(trial, switched)
+    with monkeypatch.context() as patch:
+        patch.setattr(power_on_module, "demand_self_test", fails_on_2(demand_self_test))
+        power_on(trial, key=key, audit=audit)
+    write_state(trial, switched)
+    bundle_path(trial, "b").write_bytes(b"no bundle")
+    power_on(trial, key=key, audit=audit)
+
+    good = record(trial, "a").digest
+    common = {"slot": "a", "version": "1", "before": "2", "digest": good, "result": "restored"}
+    assert returns(audit) == [{**common, "reason": why} for why in ("starts", "told", "selftest", "bundle")]
+    assert {*get_args(Reason)} == set(FACTS["reason"].split("|"))
+    assert not any("Doe" in path.read_text() for path in audit.glob("*.jsonl"))
+
+
+def test_an_audit_log_that_cannot_be_written_keeps_no_bundle_from_answering(
+    trial: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+
+    assert fail_trial(trial, "why", audit=tmp_path / "file" / "audit") == bundle_path(trial, "a")
+
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_wrong_key_does_not_end_a_trial(trial: Path, tmp_path: Path) -> None:

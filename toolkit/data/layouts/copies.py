@@ -1,5 +1,8 @@
 """Files of a layout that are byte for byte the same: one is kept, so that none stands in two splits.
 
+What one of them says and the other leaves open is put together: IDRiD has lesions of an image in one folder and its
+grade in another.
+
 Only files of equal size are opened, and of those only the ends are read first: two different images of the same size
 differ there, since both PNG and JPEG end with data that depend on all pixels before.
 """
@@ -9,6 +12,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import msgspec
 
 from ....runtime.errors import FoveolaError
 from ..hashing import file_sha256
@@ -46,21 +51,35 @@ def without_copies(layout: Layout, groups: Iterable[list[str]]) -> Layout:
     by_file = {picture.file: picture for picture in layout.pictures}
     out: dict[str, list[str]] = {COPIES: [], AT_ODDS: []}
     for group in groups:
-        pictures = [by_file[file] for file in group]
-        if len({_said(layout, picture) for picture in pictures}) > 1:
+        first, *rest = sorted((by_file[file] for file in group), key=lambda one: (one.part != "test", one.file))
+        if _at_odds(layout, [first, *rest]):
             out[AT_ODDS] += group
         else:
-            kept = min(pictures, key=lambda picture: (picture.part != "test", picture.file)).file
-            out[COPIES] += [file for file in group if file != kept]
+            by_file[first.file] = _joined(first, rest)
+            out[COPIES] += [picture.file for picture in rest]
     gone = {*out[COPIES], *out[AT_ODDS]}
-    return with_pictures(layout, (one for one in layout.pictures if one.file not in gone), out)
+    return with_pictures(layout, (by_file[one.file] for one in layout.pictures if one.file not in gone), out)
 
 
-def _said(layout: Layout, picture: Picture) -> tuple[object, ...]:
-    """What is said of a picture; masks are files of its own and say nothing that could be compared here."""
-    targets = [name for name in layout.targets if name not in layout.mask_columns]
-    boxes = None if picture.boxes is None else tuple((box.label, box.x1, box.y1) for box in picture.boxes)
-    return (*(picture.cells.get(name, "") for name in targets), boxes)
+def _at_odds(layout: Layout, pictures: list[Picture]) -> bool:
+    """Whether two of them say different things; a gap says nothing, and masks are files that are not compared."""
+    for name in layout.targets:
+        if name not in layout.mask_columns and len({one.cells.get(name, "") for one in pictures} - {""}) > 1:
+            return True
+    boxes = [tuple((box.label, box.x1, box.y1) for box in one.boxes) for one in pictures if one.boxes is not None]
+    return len(set(boxes)) > 1
+
+
+def _joined(first: Picture, rest: Iterable[Picture]) -> Picture:
+    """The first one, its gaps filled by the others."""
+    for other in rest:
+        filled = {name: cell for name, cell in other.cells.items() if cell and not first.cells.get(name, "")}
+        first = msgspec.structs.replace(first, cells=first.cells | filled)
+        if first.boxes is None:
+            first = msgspec.structs.replace(first, boxes=other.boxes, box_size=other.box_size)
+        if first.drawing is None:
+            first = msgspec.structs.replace(first, drawing=other.drawing, drawn=other.drawn)
+    return first
 
 
 def _grouped(files: Iterable[str], key: Callable[[str], object]) -> list[list[str]]:

@@ -30,10 +30,10 @@ def with_drawn_masks(root: Path, layout: Layout, progress: Progress) -> Layout:
     Raises:
         FoveolaError: a mask is broken, or the folder cannot be written.
     """
-    total, done = sum(picture.drawing is not None for picture in layout.pictures), 0
+    total, done = sum(isinstance(picture.drawing, LungPair | Outline) for picture in layout.pictures), 0
     pictures, at_odds, sides = [], [], [0, 0]
     for picture in layout.pictures:
-        if picture.drawing is not None:
+        if isinstance(picture.drawing, LungPair | Outline):
             size = image_size(root / picture.file)
             drawn, right_first = _drawn(root, picture.drawing, size)
             if drawn is None:
@@ -59,15 +59,24 @@ def _drawn(root: Path, drawing: LungPair | Outline, size: Size) -> tuple[NDArray
 
 
 def _with_mask(root: Path, picture: Picture, mask: NDArray[np.uint8]) -> Picture:
-    file = FOLDER / f"{PurePosixPath(picture.file).stem}.png"
+    file = save_png(root, FOLDER / f"{PurePosixPath(picture.file).stem}.png", mask)
+    return msgspec.structs.replace(picture, cells=picture.cells | dict.fromkeys(picture.drawn, file))
+
+
+def save_png(root: Path, file: PurePosixPath, pixels: NDArray[np.uint8]) -> str:
+    """Write pixels, (H, W) or (H, W, 3), as PNG below `root`; gives the path as a manifest says it.
+
+    Raises:
+        FoveolaError: the folder cannot be written.
+    """
     path = root / file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask).save(path)
+        Image.fromarray(pixels).save(path)
     except OSError as error:
         mend = "make room, or import a copy that can be written"
         raise FoveolaError(str(path), f"cannot be written: {error.strerror or error}", mend) from None
-    return msgspec.structs.replace(picture, cells=picture.cells | dict.fromkeys(picture.drawn, file.as_posix()))
+    return file.as_posix()
 
 
 def _lungs(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], bool]:

@@ -60,6 +60,19 @@ def by_name(stored: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def by_stem(stored: Iterable[str]) -> dict[str, str]:
+    """Paths by the file's name in lower case without its suffix: copies differ in `.JPG`, `.jpg`, `.png`."""
+    stems: dict[str, str] = {}
+    for path in stored:
+        stems.setdefault(stem(path).lower(), path)
+    return stems
+
+
+def folders_of(path: str) -> tuple[str, ...]:
+    """The names of the folders of a file, in lower case."""
+    return tuple(part.lower() for part in PurePosixPath(path).parts[:-1])
+
+
 def stem(path: str) -> str:
     """The file's name without its last suffix."""
     return PurePosixPath(path).stem

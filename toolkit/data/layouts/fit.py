@@ -3,6 +3,7 @@
 - Boxes belong to a picture of a certain size. If most of them do not fit, they are in another coordinate system and the
   data set is refused; single ones that do not fit become gaps and are named.
 - A box that reaches over the border by up to one per cent was rounded and is cut; one without area is left out.
+- Points (the centre of the fovea) lie within their image, by the same rule: on a reduced copy most of them do not.
 - Only headers are read, except where a publisher's own files are known to be damaged.
 """
 
@@ -26,6 +27,7 @@ BORDER = 0.01  # of a side, that a box may reach over it
 FEW = 0.05  # of the images with boxes: fewer at odds are slips, more are another coordinate system
 DAMAGED = "damaged files"
 BOXES_AT_ODDS = "images whose boxes do not fit (kept, with a gap)"
+POINTS_AT_ODDS = "images whose points lie outside (kept, with a gap)"
 MASKS_AT_ODDS = "images whose mask has another size (kept, with a gap)"
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -74,6 +76,31 @@ def with_fitting_boxes(root: Path, layout: Layout) -> Layout:
     pictures = [_with_boxes(picture, fitted, faults) for picture in layout.pictures]
     notes = [f"{empty} boxes without area were left out"] if empty else []
     return with_pictures(layout, pictures, {BOXES_AT_ODDS: list(faults)}, *notes)
+
+
+def with_fitting_points(root: Path, layout: Layout) -> Layout:
+    """Hold points against their images; single ones that lie outside become gaps.
+
+    Raises:
+        FoveolaError: more than a few lie outside: they belong to pictures of another size.
+    """
+    faults: dict[str, str] = {}
+    pictures, asked = [], 0
+    for picture in layout.pictures:
+        known = [pair for pair in layout.points if all(picture.cells.get(name, "") for name in pair)]
+        asked += bool(known)
+        size = image_size(root / picture.file) if known else (0, 0)
+        for pair in known:
+            x, y = (float(picture.cells[name]) for name in pair)
+            if not (0 <= x <= size[0] and 0 <= y <= size[1]):
+                faults[picture.file] = f"{pair[0]}, {pair[1]} is {x:g}, {y:g} in an image of {size[0]}x{size[1]}"
+                picture = msgspec.structs.replace(picture, cells=picture.cells | dict.fromkeys(pair, ""))
+        pictures.append(picture)
+    if len(faults) > FEW * asked:
+        first, fault = next(iter(faults.items()))
+        said = f"points in another coordinate system: {len(faults)} of {asked} images, first {first}: {fault}"
+        raise FoveolaError(str(root), said, layout.box_mend or "import the original images, not a reduced copy")
+    return with_pictures(layout, pictures, {POINTS_AT_ODDS: list(faults)})
 
 
 def with_fitting_masks(root: Path, layout: Layout) -> Layout:

@@ -1,4 +1,4 @@
-"""From a published data set to a manifest: read, look for missing files, copies and damage, split, draw, write.
+"""From a published data set to a manifest: read, unpack, look for missing files, copies and damage, split, draw, write.
 
     done = import_layout("nih", Path("/data/nih"))
     done.images["train"], done.notes
@@ -22,12 +22,15 @@ from ..masks import NONE
 from ..splits import SPLITS
 from .copies import find_copies, without_copies
 from .draw import with_drawn_masks
-from .fit import with_fitting_boxes, with_fitting_masks, without_damaged
+from .eye_masks import with_eye_masks
+from .fit import with_fitting_boxes, with_fitting_masks, with_fitting_points, without_damaged
 from .layout import Layout, Picture, named, with_pictures
 from .place import Paper, place_as_paper, place_patients, torn_patients, who
 from .read import read_layout, source_of
+from .unpack import with_unpacked_pictures
 
 YES_NO = {"0": "no", "1": "yes"}
+MOST_GRADES = 10  # whole numbers from 0 to this are counted one by one; more are a measure
 
 Progress = Callable[[int, int, str], None]  # done, total, of what
 
@@ -97,12 +100,13 @@ def import_layout(
     if not layout.pictures:
         raise FoveolaError(str(root), f"no images of the layout {name} are there", "unpack the images too")
 
+    layout = with_unpacked_pictures(root, layout, progress)
     copies = find_copies(root, layout.sizes, progress)
     # A picture more or less would change the paper's numbers.
     layout = with_pictures(layout, layout.pictures, None, *_kept(copies)) if paper else without_copies(layout, copies)
     layout = without_damaged(root, layout, progress) if layout.may_be_damaged else layout
-    layout = with_fitting_masks(root, with_fitting_boxes(root, layout))
-    layout = with_drawn_masks(root, layout, progress)
+    layout = with_fitting_points(root, with_fitting_masks(root, with_fitting_boxes(root, layout)))
+    layout = with_eye_masks(root, with_drawn_masks(root, layout, progress), progress)
     splits, how = (
         place_as_paper(layout.pictures, paper, seed=seed) if paper else place_patients(layout.pictures, seed=seed)
     )
@@ -183,6 +187,16 @@ def _write(manifest: Path, layout: Layout, splits: Sequence[str]) -> None:
         raise FoveolaError(str(manifest), f"cannot be written: {error.strerror or error}", mend) from None
 
 
+def _by_number(what: str) -> tuple[int, str]:
+    return (int(what) if what.isdecimal() else 0, what)
+
+
+def _is_measure(said: Counter[str]) -> bool:
+    numbers = [value.removeprefix("-").replace(".", "", 1) for value in said]
+    grades = all(value.isdecimal() and int(value) <= MOST_GRADES for value in said)
+    return bool(said) and all(value.isdecimal() for value in numbers) and not grades
+
+
 def _boxes(picture: Picture) -> str:
     if picture.boxes is None:
         return ""
@@ -203,16 +217,17 @@ def _patients(pictures: Sequence[Picture], splits: Sequence[str]) -> dict[str, i
 def _counts(layout: Layout) -> dict[str, dict[str, int]]:
     """How many images say what, by target."""
     counts = {}
+    points = {name for pair in layout.points for name in pair}
     for name in layout.targets:
         said = Counter(picture.cells.get(name, "") for picture in layout.pictures)
         gaps = said.pop("", 0)
         if name in layout.mask_columns:
             none = said.pop(NONE, 0)
             said = Counter({"masks": said.total(), NONE: none})
-        elif said.keys() - YES_NO.keys() and all(value.replace(".", "", 1).isdigit() for value in said):
-            said = Counter({"values": said.total()})  # a measure
+        elif name in points or _is_measure(said):
+            said = Counter({"values": said.total()})
         words = YES_NO if said.keys() <= YES_NO.keys() else {}
-        counts[name] = {words.get(what, what): count for what, count in sorted(said.items()) if count}
+        counts[name] = {words.get(what, what): said[what] for what in sorted(said, key=_by_number) if said[what]}
         counts[name] |= {"not known": gaps}
     if layout.has_boxes:
         known = [picture.boxes for picture in layout.pictures if picture.boxes is not None]

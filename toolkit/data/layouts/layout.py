@@ -1,7 +1,7 @@
 """What a reader of a published layout gives: pictures with what is known of them, and notes on what is not there.
 
 - Readers read tables and names of files; they open no image and write nothing. What needs pixels is written down
-  (`drawing`, `box_size`, `may_be_damaged`) and done afterwards, for all layouts alike.
+  (`drawing`, `slice`, `box_size`, `points`, `may_be_damaged`) and done afterwards, for all layouts alike.
 - A cell that is absent or empty is a gap: not known. Where the source says that there is none, `boxes` is empty.
 - Patients are named as the source names them; an empty name makes a picture its own patient.
 
@@ -37,6 +37,26 @@ class Outline(msgspec.Struct, frozen=True):
     polygons: tuple[tuple[float, ...], ...]
 
 
+class Inked(msgspec.Struct, frozen=True):
+    """Masks by column in files of which some cannot be read as a mask (GIF, colours): what is not black becomes 255."""
+
+    files: dict[str, str]
+
+
+class DiscCup(msgspec.Struct, frozen=True):
+    """One file with optic disc and cup, in whichever three values its publisher wrote (see `eye_masks`)."""
+
+    file: str
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """A picture that is stored in an archive of arrays: which row of which array; it becomes a PNG."""
+
+    archive: str
+    key: str
+    index: int
+
+
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """One image and what the source says about it.
 
@@ -49,6 +69,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
         box_size: width and height of the picture in whose pixels the boxes are; None: of the stored one.
         drawing: a mask that has to be drawn first.
         drawn: the columns that get its path.
+        slice: where the picture is stored, if it is no file yet.
     """
 
     file: str
@@ -57,8 +78,9 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     cells: dict[str, str] = {}
     boxes: Boxes | None = None
     box_size: tuple[int, int] | None = None
-    drawing: LungPair | Outline | None = None
+    drawing: LungPair | Outline | Inked | DiscCup | None = None
     drawn: tuple[str, ...] = ()
+    slice: Slice | None = None
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +97,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         dropped: names by why they were left out.
         missing: files that a table or another file speaks of and that are not there, or are empty.
         may_be_damaged: the publisher's own files are known to be broken here and there, so all have to be decoded.
-        box_mend: what to do when boxes do not fit their images.
+        box_mend: what to do when boxes or points do not fit their images.
+        points: pairs of targets, x and y in pixels of the stored image.
     """
 
     name: str
@@ -89,6 +112,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     missing: tuple[str, ...] = ()
     may_be_damaged: bool = False
     box_mend: str = ""
+    points: tuple[tuple[str, str], ...] = ()
 
     @property
     def mask_columns(self) -> tuple[str, ...]:
@@ -138,6 +162,7 @@ class Draft:
         has_boxes: bool = False,
         may_be_damaged: bool = False,
         box_mend: str = "",
+        points: Sequence[tuple[str, str]] = (),
     ) -> Layout:
         """Close the draft."""
         return Layout(
@@ -146,12 +171,14 @@ class Draft:
             attributes=tuple(attributes),
             targets=tuple(targets),
             has_boxes=has_boxes,
-            sizes={picture.file: self.stored[picture.file] for picture in self.pictures},
+            # What is still in an archive has no file yet.
+            sizes={picture.file: self.stored[picture.file] for picture in self.pictures if picture.slice is None},
             notes=tuple(self.notes),
             dropped={why: tuple(names) for why, names in self.dropped.items()},
             missing=tuple(self.missing),
             may_be_damaged=may_be_damaged,
             box_mend=box_mend,
+            points=tuple(points),
         )
 
 

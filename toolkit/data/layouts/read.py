@@ -12,7 +12,29 @@ import msgspec
 
 from ....runtime.errors import FoveolaError, UsageError
 from ..faults import did_you_mean
-from . import boneage, chest_masks, chexpert, deepcovid, folders, fracatlas, indiana, kermany, mura, nih, nlm, tbx11k
+from . import (
+    aptos,
+    boneage,
+    chest_masks,
+    chexpert,
+    deepcovid,
+    deepdrid,
+    drive,
+    eyepacs,
+    folders,
+    fracatlas,
+    idrid,
+    indiana,
+    kermany,
+    medmnist,
+    messidor2,
+    mura,
+    nih,
+    nlm,
+    odir,
+    refuge,
+    tbx11k,
+)
 from .files import describe, look_for
 from .layout import Layout
 from .place import Paper
@@ -98,6 +120,15 @@ LAYOUTS: dict[str, Source] = {
         paper=Paper((2084, 3100, 0), "official"),
     ),
     "fracatlas": Source(fracatlas.read_fracatlas, fracatlas.MARKS, "FracAtlas: fractures as boxes and masks"),
+    "aptos": Source(aptos.read_aptos, aptos.MARKS, "APTOS 2019: diabetic retinopathy"),
+    "eyepacs": Source(eyepacs.read_eyepacs, eyepacs.MARKS, "EyePACS: diabetic retinopathy, both eyes"),
+    "messidor2": Source(messidor2.read_messidor2, messidor2.MARKS, "Messidor-2: diabetic retinopathy, macular edema"),
+    "deepdrid": Source(deepdrid.read_deepdrid, deepdrid.MARKS, "DeepDRiD: diabetic retinopathy, quality"),
+    "idrid": Source(idrid.read_idrid, idrid.MARKS, "IDRiD: grades, lesions, disc and fovea"),
+    "odir": Source(odir.read_odir, odir.MARKS, "ODIR-5K: eight diseases of the eye"),
+    "refuge": Source(refuge.read_refuge, refuge.MARKS, "REFUGE: glaucoma, disc and cup, fovea"),
+    "drive": Source(drive.read_drive, drive.MARKS, "DRIVE: retinal vessels"),
+    "medmnist": Source(medmnist.read_medmnist, medmnist.MARKS, "MedMNIST: small pictures", options=("file",)),
     "folders": Source(folders.read_folders, folders.MARKS, "any {train,val,test}/CLASS/* folders"),
 }
 

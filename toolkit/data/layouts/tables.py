@@ -1,13 +1,15 @@
 """Reads the tables that come with a published data set: by the names of their columns, whatever their order.
 
 A table without the columns that a reader needs is of another version and is refused with both headers shown. Rows may
-be longer than the header (trailing commas, commas inside of unquoted names).
+be longer than the header (trailing commas, commas inside of unquoted names). CSV, or the first sheet of an Excel
+workbook.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +19,10 @@ import msgspec
 
 from ....runtime.errors import FoveolaError
 from ..table import MAX_CELL
+from .sheets import read_sheet
 
+LINE = "line"  # the cell in which `read_rows` writes where a row stands
+UNKNOWN = ("", "na", "n/a", "nan", "none", "null")  # spellings of a gap, in lower case
 MOST_SHOWN = 300  # characters of a header in an error
 OLDEST = 110  # years; beyond that the cell is a slip of the pen
 
@@ -33,6 +38,9 @@ def read_rows(
         path: the CSV.
         columns: name in the file by name of ours; `Sex|Gender` takes either.
         optional: likewise; the cell is empty where there is no such column.
+
+    Returns:
+        the cells by name of ours; under `line` where the row stands, for errors.
 
     Raises:
         FoveolaError: not there, no table, without one of the columns, or with a row that is too short.
@@ -57,7 +65,8 @@ def read_rows(
             raise FoveolaError(
                 f"{path} line {number}", f"{len(cells)} cells, {needed} are needed", "copy the file again"
             )
-        rows.append({ours: cells[p].strip() if p < len(cells) else "" for ours, p in places.items()})
+        row = {ours: cells[p].strip() if p < len(cells) else "" for ours, p in places.items()}
+        rows.append(row | {LINE: f"{path} line {number}"})
     absent_optional = [ours for ours in where if ours not in places]
     return [row | dict.fromkeys(absent_optional, "") for row in rows] if absent_optional else rows
 
@@ -72,6 +81,9 @@ def read_plain(path: Path) -> Iterator[tuple[int, list[str]]]:
     Raises:
         FoveolaError: not there, or no table.
     """
+    if path.suffix.lower() == ".xlsx":
+        yield from read_sheet(path)
+        return
     before = csv.field_size_limit(MAX_CELL)
     try:
         # Reports hold letters of several encodings; a letter that cannot be read is no reason to refuse the table.
@@ -128,3 +140,39 @@ def flag(text: str) -> str:
 def column(finding: str) -> str:
     """The column of a finding: `Pleural Effusion` becomes `finding_Pleural_Effusion`."""
     return "finding_" + re.sub(r"\W+", "_", finding).strip("_")
+
+
+def grade(text: str, most: int, place: str, what: str) -> str:
+    """A whole number from 0 to `most`, also written `2.0` as pandas does; empty where it is not known.
+
+    Raises:
+        FoveolaError: text, or a number that is no such grade.
+    """
+    if text.strip().lower() in UNKNOWN:
+        return ""
+    value = _number(text)
+    if value is None or not value.is_integer() or not 0 <= value <= most:
+        mend = "leave the cell empty where it is not known"
+        raise FoveolaError(place, f"{what} {text!r} is no whole number from 0 to {most}", mend)
+    return str(int(value))
+
+
+def measure(text: str, place: str, what: str) -> str:
+    """A finite number as it is written; empty where it is not known.
+
+    Raises:
+        FoveolaError: text.
+    """
+    if text.strip().lower() in UNKNOWN:
+        return ""
+    if _number(text) is None:
+        raise FoveolaError(place, f"{what} {text!r} is no number", "leave the cell empty where it is not known")
+    return text.strip()
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

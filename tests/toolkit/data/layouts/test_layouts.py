@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from made import MAKERS, make_chexpert, make_kermany, make_nih
+from made_eyes import EYE_MAKERS
 
 from foveola.toolkit import cli
 from foveola.toolkit.commands import importing
 from foveola.toolkit.data.layouts.read import LAYOUTS
 
 Rows = list[dict[str, str]]
+EVERY = MAKERS | EYE_MAKERS
 
 
 def imported(root: Path, name: str, *options: str) -> Rows:
@@ -27,11 +29,11 @@ def rows_of(manifest: Path) -> Rows:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize("title", MAKERS)
+@pytest.mark.parametrize("title", EVERY)
 def test_what_is_imported_is_clean_and_parts_patients(
     title: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, make = MAKERS[title]
+    name, make = EVERY[title]
     root = make(tmp_path / "data")
 
     rows = imported(root, name)
@@ -47,7 +49,7 @@ def test_what_is_imported_is_clean_and_parts_patients(
 
 
 def test_every_layout_is_made_and_named_in_the_help() -> None:
-    assert {name for name, _ in MAKERS.values()} == set(LAYOUTS)
+    assert {name for name, _ in EVERY.values()} == set(LAYOUTS)
     assert all(f" {name}" in importing.HELP for name in LAYOUTS)
 
 
