@@ -1,7 +1,7 @@
 """An artefact against torch on the same real images: how far its numbers part, and which decisions flip.
 
 Decisions are those of the device: a class above its locked threshold, the most probable class, the label of a pixel, a
-cell of the detector above its threshold. Regression and box coordinates have differences only.
+cell of the detector above its threshold. Regression, box coordinates and embeddings have differences only.
 
 Shapes: N images, C classes, M measures, h x w the network's grid.
 """
@@ -152,11 +152,11 @@ def _ratio(difference: float, reference: float) -> float:
 
 
 def deciding(output: TaskOutput) -> tuple[str, ...]:
-    """Name the tensors of a task that decide something by themselves: not measures, not the sides of boxes.
+    """Name the tensors of a task that decide something by themselves: not measures, embeddings or the sides of boxes.
 
     None of a two-stage detector: its proposals come in another order wherever two of them are nearly as good.
     """
-    if output.task.kind == "regression" or output.proposals is not None:
+    if output.task.kind in ("regression", "embedding") or output.proposals is not None:
         return ()
     return output.tensors[1:] if output.task.kind == "detection" else output.tensors
 
@@ -166,7 +166,7 @@ def decisions(output: TaskOutput, raw: NDArray[np.float32]) -> NDArray[np.bool_]
 
     Args:
         output: the task and its thresholds.
-        raw: scores of any kind but regression; detection: the score tensor (N, C, h, w).
+        raw: scores of any kind but regression and embedding; detection: the score tensor (N, C, h, w).
 
     Returns:
         (N, C) or (N, C, h, w) yes or no; or the index of the chosen class, (N,) or (N, h, w).

@@ -103,6 +103,10 @@ class Lessons(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             of a batch, or by their `attention` maps.
         hint_foreground: share of the hint that counts only where the teacher sees boxes.
         relation_weight: weight of distances and angles between the features of a batch's images; 0 for none.
+        embedding_cosine: weight of the direction of an embedding; an embedding learns from its teacher alone, so
+            `soft_weight` does not touch it.
+        embedding_mse: weight of its numbers.
+        embedding_relation: weight of the cosines between the images of a batch.
         task_weights: `fixed`, those of the tasks, or `learned` beside them.
         unlabelled: train images without any target teach too, through the teacher's answers.
     """
@@ -117,5 +121,8 @@ class Lessons(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     hint: Hint = "cosine"
     hint_foreground: Share = 0.0
     relation_weight: NotNegative = 0.0
+    embedding_cosine: NotNegative = 1.0
+    embedding_mse: NotNegative = 0.5
+    embedding_relation: NotNegative = 1.0
     task_weights: TaskWeights = "fixed"
     unlabelled: bool = True

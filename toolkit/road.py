@@ -78,6 +78,8 @@ def compress_teacher(
     cache.mkdir(parents=True, exist_ok=True)
     profile, digest = load_profile(device), digest_teacher(teacher)
     answers = teacher_answers(teacher, dataset.subset("train"), cache=cache)
+    embeds = any(task.kind == "embedding" for task in dataset.tasks)
+    judged_by = teacher_answers(teacher, dataset.subset("val"), cache=cache, hint=False) if embeds else None
     distil_student(
         dataset,
         student,
@@ -90,6 +92,7 @@ def compress_teacher(
         cache=cache,
         seed=seed,
         report=_silent,
+        judged_by=judged_by,
     )
     write_taught(folder / "student", digest)
     quantise_student(

@@ -22,13 +22,14 @@ from .answers import RawAnswers, Scale, answer_images, rescaled
 from .batches import TrainingData
 from .checkpoint import Epoch, Objective
 from .compress.distill import Distilled
+from .compress.embedding_lessons import check_embeddings
 from .course import Course, Report, Scores
 from .data.arrays import Arrays, prepare_arrays
 from .data.dataset import Dataset
 from .fit import Supervised, fit, forget
 from .knobs import Lessons, Plan, Shape
 from .models.network import Architecture, Network, Teacher, save_network
-from .score import lock_thresholds, score_answers
+from .score import lock_thresholds, score_answers, with_agreement
 from .teachers.built import BuiltTeacher, save_teacher
 from .teachers.start import start_backbone, start_from_step
 from .workers import leads
@@ -101,6 +102,8 @@ def distil_student(
     report: Report,
     weights: Path | None = None,
     log: Path | None = None,
+    judged_by: RawAnswers | None = None,
+    keep_scale: bool = False,
     look: Callable[[Network], None] | None = None,
 ) -> Network:
     """Train a student on a teacher's answers to the train split, and on the reference standard where it is known.
@@ -119,13 +122,15 @@ def distil_student(
         report: progress.
         weights: a safetensors checkpoint of the backbone to start from.
         log: CSV of the curve.
+        judged_by: the teacher's answers to the val cases, by which embeddings are judged too; None: by retrieval alone.
+        keep_scale: measures keep the teacher's scale, which the bundle then carries; else the train split's.
         look: called with the new student before it learns.
 
     Raises:
         FoveolaError: teacher and student see different parts of a picture.
     """
     input_scale(taught_on, shape.input)
-    network = new_network("student", dataset, shape, seed)
+    network = new_network("student", dataset, shape, seed, taught_scale if keep_scale else None)
     if look is not None:
         look(network)
     if weights is not None:
@@ -143,6 +148,7 @@ def distil_student(
         seed=seed,
         report=report,
         log=log,
+        judged_by=judged_by,
     )
 
 
@@ -160,6 +166,7 @@ def teach_network(
     seed: int,
     report: Report,
     log: Path | None = None,
+    judged_by: RawAnswers | None = None,
 ) -> Network:
     """Go on training a network, new or pruned, on a teacher's answers to the train split; saved as a finished step.
 
@@ -176,6 +183,7 @@ def teach_network(
         seed: of everything random.
         report: progress.
         log: CSV of the curve.
+        judged_by: as for `distil_student`.
 
     Raises:
         FoveolaError: teacher and network see different parts of a picture.
@@ -193,6 +201,7 @@ def teach_network(
         seed=seed,
         report=report,
         log=log,
+        judged_by=judged_by,
     )
 
 
@@ -205,6 +214,7 @@ def guided(
         FoveolaError: teacher and network see different parts of a picture.
     """
     scale = input_scale(taught_on, network.input)
+    check_embeddings(network.tasks, {"the teacher": answers.raw})
     answers = rescaled(answers, taught_scale or {}, network.target_scale)
     if lessons.hint_weight == 0 and lessons.relation_weight == 0:
         answers = RawAnswers(answers.raw, answers.boxes)  # features that nobody compares need not be warped
@@ -256,9 +266,22 @@ def lock_teacher(teacher: Teacher, dataset: Dataset, *, cache: Path | None = Non
     )
 
 
-def new_network(role: Literal["teacher", "student"], dataset: Dataset, shape: Shape, seed: int) -> Network:
-    """A network for the tasks of a data set, with random weights from the seed."""
+def new_network(
+    role: Literal["teacher", "student"], dataset: Dataset, shape: Shape, seed: int, scale: Scale | None = None
+) -> Network:
+    """A network for the tasks of a data set, with random weights from the seed.
+
+    Args:
+        role: which heads it has.
+        dataset: with train cases, whose measures say the scale.
+        shape: the network.
+        seed: of the weights.
+        scale: of the regression tasks that it names, in place of the train split's own.
+    """
     mean, std = target_scale(dataset.subset("train"))
+    given = {name: pair for name, pair in (scale or {}).items() if name in mean}
+    mean |= {name: pair[0] for name, pair in given.items()}
+    std |= {name: pair[1] for name, pair in given.items()}
     torch.manual_seed(seed)
     return Network(
         Architecture(
@@ -318,13 +341,14 @@ def _train(
     seed: int,
     report: Report,
     log: Path | None,
+    judged_by: RawAnswers | None = None,
 ) -> Network:
     """Fit, save, lock thresholds; `unlabelled` images teach where a teacher answers them."""
     network = objective.network
     assert isinstance(network, Network)
     check_splits(dataset)
     data, names = training_data(network, dataset, cache, report, answers, scale)
-    validate = validation(dataset, network, cache, report)
+    validate = validation(dataset, network, cache, report, judged_by)
     # A teacher's answers teach from every image, the reference standard where there is one.
     places = None if unlabelled else labelled(dataset.subset("train"))
     course = Course(data, validate, plan, names=names, places=places)
@@ -353,15 +377,29 @@ def labelled(dataset: Dataset) -> NDArray[np.int64]:
     return np.flatnonzero(np.any([dataset.known(task.name) for task in dataset.tasks], axis=0))
 
 
-def validation(dataset: Dataset, network: Network, cache: Path, report: Report) -> Callable[[nn.Module], Scores]:
-    """A function that scores a network on the labelled images of the validation split."""
+def validation(
+    dataset: Dataset, network: Network, cache: Path, report: Report, taught: RawAnswers | None = None
+) -> Callable[[nn.Module], Scores]:
+    """A function that scores a network on the labelled images of the validation split.
+
+    Args:
+        dataset: the cases.
+        network: how it is fed.
+        cache: where decoded images are kept.
+        report: progress.
+        taught: a teacher's answers to all of the split, by which embeddings are judged too (`score.with_agreement`).
+    """
     val = dataset.subset("val")
-    val = val.take(labelled(val))
+    places = labelled(val)
+    val = val.take(places)
+    taught = None if taught is None else taught.take(places.tolist())
     arrays = prepare_arrays(val, network.input, cache=cache, progress=preparing(report))
 
     def validate(candidate: nn.Module) -> Scores:
         assert isinstance(candidate, Network)
-        return score_answers(candidate.tasks, _answers(candidate, arrays), arrays, candidate.target_scale)
+        answers = _answers(candidate, arrays)
+        scores = score_answers(candidate.tasks, answers, arrays, candidate.target_scale)
+        return scores if taught is None else with_agreement(scores, candidate.tasks, answers, taught)
 
     return validate
 

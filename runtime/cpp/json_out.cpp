@@ -94,9 +94,10 @@ std::string prediction_json(const Prediction& p) {
                  {"boxes", boxes},
                  {"masks", masks}};
   if (!p.embeddings.empty())
-    parts.emplace_back("embeddings", list_of(p.embeddings, [](const Embedding& e) {
-                         return object_of({{"task", python_string(e.task)}, {"values", list_of(e.values, python_repr)}});
-                       }));
+    parts.emplace_back(
+        "embeddings", list_of(p.embeddings, [](const Embedding& e) {
+          return object_of({{"task", python_string(e.task)}, {"values", list_of(e.values, python_repr)}});
+        }));
   return object_of(parts);
 }
 

@@ -1,10 +1,12 @@
 """Distillation: a student learns from a teacher's cached answers, and from the reference standard where it exists.
 
 - One loss for each kind of task, on raw outputs; which one, `Lessons` says. The files beside this one hold them, each
-  with its paper: `scalar_lessons`, `mask_lessons`, `box_lessons`, `feature_lessons`, `task_weights`.
+  with its paper: `scalar_lessons`, `mask_lessons`, `box_lessons`, `embedding_lessons`, `feature_lessons`,
+  `task_weights`.
 - The teacher is asked once, about the pictures as they are; masks, boxes and features then follow the same warp as the
   picture.
 - What is not known of the reference standard is masked: an image without any target teaches through the teacher alone.
+- An embedding has no reference standard: the teacher's lesson is its whole loss.
 - `answer_losses` needs no network, only its raw outputs, so that whatever gives these can be taught.
 """
 
@@ -15,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ...runtime.errors import FoveolaError
 from ...runtime.task import Task
 from ..batches import Batch
 from ..checkpoint import Objective
@@ -22,6 +25,7 @@ from ..knobs import Lessons
 from ..models.heads import Head, Pyramid
 from ..models.network import Network
 from .box_lessons import box_lesson
+from .embedding_lessons import embedding_lesson
 from .feature_lessons import (
     attention_loss,
     common_grid,
@@ -103,7 +107,10 @@ def answer_losses(
         task = head.task
         hard = _reference_loss(head, raw, batch, lessons, pyramid, learned)
         soft = _lesson(head, raw, batch, lessons, pyramid, learned)
-        mixed = hard if soft is None else (1 - lessons.soft_weight) * hard + lessons.soft_weight * soft
+        if task.kind == "embedding":  # it has no reference standard
+            mixed = soft if soft is not None else _untaught(task)
+        else:
+            mixed = hard if soft is None else (1 - lessons.soft_weight) * hard + lessons.soft_weight * soft
         losses[task.name] = task.weight * learned.weighted(task, mixed)
     return losses
 
@@ -134,9 +141,16 @@ def _lesson(
     own, teacher = raw[task.name], batch.soft[task.name]
     if task.kind == "segmentation":
         return mask_lesson(lessons.mask_lesson, task, own, teacher, batch.view)
+    if task.kind == "embedding":
+        return embedding_lesson(own, teacher, lessons)
     if task.kind == "regression":
         return _value_lesson(task, own, teacher, batch.scalars[task.name], lessons, learned)
     return _class_lesson(task, own, teacher, batch.scalars[task.name], lessons)
+
+
+def _untaught(task: Task) -> Tensor:
+    fault = "no teacher answers this embedding, and nothing else can teach it"
+    raise FoveolaError(f"task {task.name!r}", fault, "name a teacher that does, or leave the task out")
 
 
 def _class_lesson(task: Task, own: Tensor, teacher: Tensor, target: Tensor, lessons: Lessons) -> Tensor:

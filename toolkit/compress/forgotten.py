@@ -95,7 +95,7 @@ def class_images(tasks: Sequence[Task], arrays: Arrays) -> Iterator[tuple[Task, 
             yield task, _shown_in_masks(task, arrays.masks[task.name])
         elif task.kind == "detection":
             yield task, _shown_in_boxes(task, arrays.boxes[task.name])
-        elif task.kind == "multilabel":
+        elif task.kind in ("multilabel", "embedding"):  # an embedding's conditions; it may have none
             values = arrays.scalars[task.name]
             yield task, {label: values[:, k] > 0.5 for k, label in enumerate(task.classes)}
         elif task.kind != "regression":

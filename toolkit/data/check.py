@@ -32,6 +32,7 @@ from .table import Table, read_table
 
 OUTSIDE = 0.5  # pixels that a box may reach over the border: coordinates were rounded
 NOT_KNOWN = "not known"
+PAIRED = "images with another of their patient"
 NONE_THERE = "none there"  # images of which it is said, without a mask file, that no structure is in the picture
 
 Progress = Callable[[int, int], None]  # images done, total
@@ -253,6 +254,11 @@ def said(dataset: Dataset, task: Task, chosen: np.ndarray[tuple[int], np.dtype[n
             found = [boxes for index in chosen if (boxes := dataset.boxes[task.name][index]) is not None]
             labels = Counter(int(label) for boxes in found for label in boxes[:, 4])
             return {name: labels[index] for index, name in enumerate(task.classes)}
+        case "embedding":
+            positive = (dataset.scalars[task.name][chosen] == 1).sum(axis=0)
+            conditions = {name: int(count) for name, count in zip(task.classes, positive, strict=True)}
+            images = Counter(dataset.samples[int(index)].patient for index in chosen)
+            return conditions | {PAIRED: sum(count for count in images.values() if count > 1)}
 
 
 def _look_at_splits(
@@ -276,7 +282,9 @@ def _look_at_splits(
 
 def _one_class(dataset: Dataset, task: Task, split: str, counts: dict[str, int]) -> str:
     """Say which classes have no counterpart in the split; empty when all is well."""
-    if task.kind == "multilabel":
+    if task.kind == "embedding" and not counts[PAIRED]:
+        return "no patient has two images"
+    if task.kind in ("multilabel", "embedding"):
         values = dataset.subset(split).scalars[task.name]
         flat = [
             name

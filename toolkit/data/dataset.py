@@ -43,7 +43,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         tasks: the tasks with each class under its shown name.
         samples: N images.
         scalars: by task that is neither segmentation nor detection: (N, columns) float32; NaN is a gap. Binary,
-            multiclass and ordinal hold the class's index.
+            multiclass and ordinal hold the class's index, embedding its conditions; it may have none: (N, 0).
         masks: by segmentation task: for each image its files, one a column; None is a gap, `masks.NOTHING` is "none".
         ignores: by segmentation task with an ignore column: for each image that file.
         boxes: by detection task: for each image its boxes; None is a gap, an empty array is "none".
@@ -129,7 +129,9 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return few.take(np.flatnonzero(np.any([few.known(task.name) for task in chosen], axis=0)))
 
     def known(self, name: str) -> NDArray[np.bool_]:
-        """Which images have a target (or part of one) for the task, (N,)."""
+        """Which images have a target (or part of one) for the task, (N,); an embedding's is whose image it is."""
+        if self.task(name).kind == "embedding":
+            return np.ones(len(self), np.bool_)
         if name in self.scalars:
             return np.asarray(~np.isnan(self.scalars[name]).all(axis=1))
         if name in self.masks:

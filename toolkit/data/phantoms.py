@@ -14,7 +14,7 @@ Progress = Callable[[int, int], None]  # patients done, total
 SHARES: Mapping[str, float] = {"train": 0.6, "val": 0.12, "calibration": 0.13, "test": 0.15}
 LEAST_SIZE = 32  # pixels a side
 
-Anatomy = Literal["chest", "fundus"]
+Anatomy = Literal["chest", "fundus", "twins", "cardiometabolic", "organ"]
 
 
 class Draw(Protocol):
@@ -67,5 +67,23 @@ PHANTOMS: dict[Anatomy, PhantomKind] = {
         module="phantom_fundus",
         function="make_fundus",
         attributes=("camera", "eye"),
+    ),
+    "twins": PhantomKind(
+        about="fundus photographs and carotid ultrasound of the same people, at two visits",
+        module="phantom_twins",
+        function="make_twins",
+        attributes=("modality", "eye", "visit", "years"),
+    ),
+    "cardiometabolic": PhantomKind(
+        about="colour photographs of the fundus with measures of body and blood",
+        module="phantom_body",
+        function="make_body",
+        attributes=("camera", "eye", "sex", "quality"),
+    ),
+    "organ": PhantomKind(
+        about="windows of CT slices around eleven organs, with the labels of OrganCMNIST",
+        module="phantom_organ",
+        function="make_organs",
+        attributes=("scanner", "phase"),
     ),
 }

@@ -41,7 +41,7 @@ def read_scalars(table: Table, rows: Sequence[Row], task: Task, spelled: Task, f
 
 def _reader(task: Task, known: Spellings) -> Callable[[str], float]:
     match task.kind:
-        case "multilabel":
+        case "multilabel" | "embedding":
             return read_flag
         case "regression":
             return lambda cell: read_measure(cell, task.plausible, task.unit)

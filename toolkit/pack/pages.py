@@ -199,10 +199,13 @@ def _answer(output: TaskOutput) -> Answer:
         f"{labels[place]} {value:.3g}" if len(labels) == len(output.thresholds) else f"{value:.3g}"
         for place, value in enumerate(output.thresholds)
     ]
+    classes = ", ".join(task.classes) + (f" ({task.unit})" if task.unit else "")
+    if task.kind == "embedding":
+        classes = f"{task.size} numbers" + (f"; conditions probed: {classes}" if classes else "")
     return Answer(
         name=task.name,
         kind=task.kind,
-        classes=", ".join(task.classes) + (f" ({task.unit})" if task.unit else ""),
+        classes=classes,
         thresholds=", ".join(points) or wording.NOTHING,
         temperature=f"{output.temperature:.3g}",
     )

@@ -7,6 +7,7 @@
 | segmentation | mean Dice of the two masks, by structure | Dice of at least 0.95 |
 | detection | mean F1 of the student's boxes against the teacher's (IoU 0.5, at their thresholds), by class | F1 of 1 |
 | regression | share of values within `ALIKE` of the teacher's spread | the value lies within it |
+| embedding | mean cosine of the two embeddings, 0 where it is negative | cosine of at least 0.95 |
 
 An answer that the student did not give agrees with nothing. The bound is one-sided and clustered by patient: Wilson's
 (1927) for shares, at the pairs that the patients' cases are worth; for means that of `tilted.py`, and no more than
@@ -27,10 +28,12 @@ from .detection import match_class
 from .evidence import Agreement
 from .pairing import limits
 from .proportion import clustered_se
+from .retrieval import unit
 from .tilted import linearised
 
 ALIKE = 0.1  # of the standard deviation of the teacher's values
 SAME_MASK = 0.95  # Dice
+SAME_DIRECTION = 0.95  # cosine
 FEW = 10  # patients that differ; of fewer the spread is not known
 
 
@@ -59,6 +62,8 @@ def agreements(
             yield from _boxes(engine, task, patients, teacher, student, alpha)
         case "regression":
             yield from _values(engine, task, patients, teacher, student, alpha)
+        case "embedding":
+            yield from _directions(engine, task, patients, teacher, student, alpha)
 
 
 def _decisions(
@@ -91,6 +96,15 @@ def _values(
         near = ALIKE * float(t[given, k].std()) if given.any() else 0.0
         same = np.isfinite(s[given, k]) & (np.abs(np.nan_to_num(s[given, k]) - t[given, k]) <= near)
         yield from _share(engine, task, label, "value", same, patients[given], alpha)
+
+
+def _directions(
+    engine: str, task: Task, patients: NDArray[np.intp], teacher: Answers, student: Answers, alpha: float
+) -> Iterator[Agreement]:
+    t, s = (unit(model.scores[task.name]) for model in (teacher, student))
+    given = np.isfinite(t).all(axis=1)
+    cosine = np.clip(np.nan_to_num(np.sum(t[given] * s[given], axis=1)), 0.0, 1.0)
+    yield from _mean(engine, task, "", "cosine", cosine, cosine >= SAME_DIRECTION, patients[given], alpha)
 
 
 def _masks(engine: str, task: Task, patients: NDArray[np.intp], student: Answers, alpha: float) -> Iterator[Agreement]:

@@ -44,7 +44,7 @@ class References(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         scores: binary (N, 1) 0 or 1; multilabel (N, C) 0 or 1; multiclass and ordinal (N, 1) index of the class;
-            regression (N, M) in the task's unit.
+            regression (N, M) in the task's unit; embedding (N, C) 0 or 1 of each probed condition, C may be 0.
         boxes: detection: one array (B, 5) a case with x1, y1, x2, y2, class index; None where nobody drew boxes.
     """
 
@@ -57,7 +57,7 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         scores: probabilities: binary (N, 1) of the positive class, multilabel, multiclass and ordinal (N, C); values:
-            regression (N, M). NaN where there is no answer.
+            regression (N, M); embedding (N, D) of length 1. NaN where there is no answer.
         dice: segmentation: (N, C) Dice of each case against the reference, on original pixels; NaN where the reference
             is not known. NaN in the student's only is an answer that was not given.
         nsd: segmentation, as `dice`: normalised surface Dice at the protocol's tolerance; absent when not asked for.
@@ -155,7 +155,7 @@ def _answer_faults(task: Task, model: str, answers: Answers, count: int) -> Iter
         if len(answers.boxes.get(task.name, ())) != count:
             yield f"{who} has boxes for {len(answers.boxes.get(task.name, ()))} of {count} cases"
     else:
-        width = 1 if task.kind == "binary" else len(task.classes)
+        width = {"binary": 1, "embedding": task.size}.get(task.kind, len(task.classes))
         yield from _shape_fault(who, answers.scores.get(task.name), (count, width))
     wanted = {"binary": 1, "multilabel": len(task.classes), "detection": len(task.classes)}.get(task.kind, 0)
     given = len(answers.thresholds.get(task.name, ()))

@@ -71,7 +71,7 @@ def score_columns(tasks: Sequence[Task], answers: Answers) -> dict[str, Array]:
     """Name a model's probabilities and values as the bundle's histograms do: "task/label" -> (N,)."""
     found: dict[str, Array] = {}
     for task in tasks:
-        if task.kind not in ("segmentation", "detection"):
+        if task.kind not in ("segmentation", "detection", "embedding"):
             labels = task.classes[1:] if task.kind == "binary" else task.classes
             columns = np.asarray(answers.scores[task.name], np.float64).T
             found |= {f"{task.name}/{label}": column for label, column in zip(labels, columns, strict=True)}

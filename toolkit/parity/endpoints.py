@@ -8,6 +8,7 @@
 | ordinal | kappa, quadratic weights; critical_loss | the same |
 | regression | mae, bias of each measure | `regression_endpoints.py` |
 | segmentation | dice, nsd, hd95, means over classes; each for every class | `mask_endpoints.py` |
+| embedding | pair_percentile, recall_at_1; probe_auc, the mean over conditions and each | `embedding_endpoints.py` |
 | detection | map50, sensitivity_at_fp, froc, means over classes; each for every class | `box_endpoints.py` |
 
 Only what the rules name is measured. No width of zero is believed, see `proportion.py` and `tilted.py`.
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from ...runtime.task import Kind
 from .box_endpoints import measure_boxes
 from .class_endpoints import measure_accuracy, measure_kappa
+from .embedding_endpoints import measure_embeddings
 from .label_endpoints import measure_labels
 from .mask_endpoints import measure_masks
 from .measured import Measured, Setting
@@ -35,6 +37,7 @@ MEASURES: dict[Kind, Measure] = {
     "regression": measure_values,
     "segmentation": measure_masks,
     "detection": measure_boxes,
+    "embedding": measure_embeddings,
 }
 
 

@@ -133,10 +133,10 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     engine: str
     task: str
     label: str
-    measure: Literal["decisions", "dice", "value", "boxes"]
+    measure: Literal["decisions", "dice", "value", "boxes", "cosine"]
     cases: int
     patients: int
-    agreement: float  # share of equal decisions; mean Dice of the two masks; share of values or boxes alike
+    agreement: float  # share of equal decisions, values or boxes; mean Dice or cosine of the two answers
     low: float | None  # its one-sided bound, by patient
     flips: int
 

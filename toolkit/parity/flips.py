@@ -8,6 +8,7 @@
 | regression | the errors differ by more than half of what a constant errs | difference / that error, at most 1 |
 | segmentation | Dice differs by 0.05 or more | difference |
 | detection | F1 at the locked thresholds differs by 0.25 or more | difference |
+| embedding | the pair percentile differs by 0.05 or more | difference |
 
 To the severity, which lies in 0..1, 1 is added when something was lost (teacher right, student wrong), 2 more when a
 positive of a `critical` class was lost, so that those stand first.
@@ -27,14 +28,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .cases import Array, Cases
+from .cases import Array, Cases, patient_codes
 from .detection import ClassMatches
+from .embedding_endpoints import percentiles
 from .evidence import Flip
 from .pairing import Pair
 
 Kind = Literal["lost", "gained", "unknown", "disagree"]
 DICE_STEP = 0.05
 F1_STEP = 0.25
+PERCENTILE_STEP = 0.05
 VALUE_STEP = 0.5  # of the error of a constant
 
 
@@ -52,6 +55,8 @@ def find_flips(engine: str, pair: Pair, cases: Cases) -> list[Flip]:
         case "detection":
             scores = [_f1(boxes, lim) for boxes, lim in _with_limits(pair)]
             return list(_measure_flips(engine, pair, cases, scores[0], scores[1], F1_STEP))
+        case "embedding":
+            return list(_retrieval_flips(engine, pair, cases))
 
 
 def worst(flips: Iterable[Flip], most: int) -> tuple[Flip, ...]:
@@ -213,6 +218,28 @@ def _measure_flips(
             kind=kind,
             severity=_severity(float(abs(apart[n, k])), kind, critical=critical),
             critical=critical,
+        )
+
+
+def _retrieval_flips(engine: str, pair: Pair, cases: Cases) -> Iterator[Flip]:
+    """Yield images that the student's embedding puts elsewhere among those of other patients than the teacher's."""
+    found = percentiles(pair, patient_codes(cases.patients))
+    if found is None:
+        return
+    apart = np.nan_to_num(found[1] - found[0])
+    for n in np.flatnonzero(np.abs(apart) >= PERCENTILE_STEP):
+        kind: Kind = "lost" if apart[n] < 0 else "gained"
+        yield Flip(
+            engine=engine,
+            task=pair.task.name,
+            label="",
+            case=cases.keys[n],
+            patient=cases.patients[n],
+            reference=_said("", pair.missing[n, 0]),
+            teacher=float(found[0][n]),
+            student=float(found[1][n]),
+            kind=kind,
+            severity=_severity(float(abs(apart[n])), kind),
         )
 
 

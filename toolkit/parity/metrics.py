@@ -56,6 +56,25 @@ METRICS: dict[str, Metric] = {
     "map50": Metric(
         kinds=("detection",), primary=True, margin=0.02, share_like=True, says="mean average precision at IoU 0.5"
     ),
+    "pair_percentile": Metric(
+        kinds=("embedding",),
+        primary=True,
+        margin=0.02,
+        share_like=True,
+        says="share of other patients' images that lie farther than the patient's own",
+    ),
+    "recall_at_1": Metric(
+        kinds=("embedding",),
+        margin=0.02,
+        share_like=True,
+        says="share of images whose nearest one is of the same patient",
+    ),
+    "probe_auc": Metric(
+        kinds=("embedding",),
+        margin=0.01,
+        share_like=True,
+        says="area under the ROC curve of a logistic probe of the embedding",
+    ),
     "brier": Metric(kinds=(*LABELS, "multiclass"), margin=0.01, larger_is_better=False, says="Brier score"),
     "logloss": Metric(
         kinds=(*LABELS, "multiclass"), margin=0.05, larger_is_better=False, says="logarithmic loss, in nats"

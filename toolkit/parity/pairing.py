@@ -11,6 +11,7 @@ case for the others. What the worst answer is:
 | regression | the largest error that either model or the farthest reference value gives |
 | segmentation | Dice 0, surface Dice 0, the largest surface distance that either model has in any case |
 | detection | no box |
+| embedding | the farthest from the patient's own images, the nearest to all others |
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from ...runtime.task import Task
 from .cases import Answers, Array, References
 from .detection import ClassMatches, match_class
+from .retrieval import unit
 
 BELOW, ABOVE = -1.0, 2.0  # outside of every probability
 
@@ -33,9 +35,10 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         task: the task.
-        reference: (N, c); NaN where nothing can be compared.
-        teacher: (N, c) probabilities; decided class or grade; values; Dice.
-        student: (N, c), with worst answers filled in.
+        reference: (N, c); NaN where nothing can be compared; embedding (N, 1 + C): 1 where the teacher answered, then
+            the conditions.
+        teacher: (N, c) probabilities; decided class or grade; values; Dice; embeddings (N, D).
+        student: (N, c), with worst answers filled in; embeddings (N, D), NaN where one is missing.
         teacher_limits: (c,) locked thresholds, for labels.
         student_limits: (c,).
         identical: every answer of the two models is the same bit for bit.
@@ -83,6 +86,8 @@ def pair(task: Task, references: References, teacher: Answers, student: Answers)
             return _pair_masks(task, teacher, student)
         case "detection":
             return _pair_boxes(task, references, teacher, student)
+        case "embedding":
+            return _pair_embeddings(task, references, teacher, student)
 
 
 def limits(task: Task, answers: Answers) -> Array:
@@ -220,6 +225,25 @@ def _pair_boxes(task: Task, references: References, teacher: Answers, student: A
         left_out=sum(g is not None and a is None for g, a in zip(given, t, strict=True)),
         teacher_boxes=matches[0],
         student_boxes=matches[1],
+    )
+
+
+def _pair_embeddings(task: Task, references: References, teacher: Answers, student: Answers) -> Pair:
+    given = _plain(references.scores[task.name])
+    t, s = unit(teacher.scores[task.name]), unit(student.scores[task.name])
+    absent = np.isnan(t).any(axis=1, keepdims=True)
+    missing = np.isnan(s).any(axis=1, keepdims=True) & ~absent
+    reference = np.concatenate([np.ones((len(t), 1)), given], axis=1)
+    return Pair(
+        task=task,
+        reference=np.where(absent, np.nan, reference),
+        teacher=t,
+        student=s,
+        teacher_limits=np.zeros(0),
+        student_limits=np.zeros(0),
+        identical=_same(t, s, np.broadcast_to(~absent, t.shape)),
+        missing=np.asarray(missing),
+        left_out=int(absent.sum()),
     )
 
 

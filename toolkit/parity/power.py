@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.task import Task
-from .cases import Answers, Cases, References, check_material, patient_codes
+from .cases import Answers, Array, Cases, References, check_material, patient_codes
 from .endpoints import measure
 from .label_endpoints import count_labels, macro_labels
 from .measured import MIN_PATIENTS, Measured, Setting
@@ -162,9 +162,16 @@ def foresee(
 
 
 def _fewest(beside_itself: Pair, one: Measured, patients: NDArray[np.intp]) -> int:
+    if one.metric == "probe_auc":
+        return _rarer(beside_itself.reference[:, 1:], patients)
     if beside_itself.task.kind not in ("binary", "multilabel") or one.metric == "critical_loss":
         return one.patients
-    counts = count_labels(beside_itself.reference, patients)
+    return _rarer(beside_itself.reference, patients)
+
+
+def _rarer(reference: Array, patients: NDArray[np.intp]) -> int:
+    """Patients of the rarer class, of the label that has fewest of them."""
+    counts = count_labels(reference, patients)
     columns = macro_labels(counts)
     return int(np.minimum(counts.positive_patients, counts.negative_patients)[columns].min())
 

@@ -128,7 +128,8 @@ class Protocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 def usual_rules(task: Task) -> TaskRules:
     """The rules of a task where nobody wrote others: the recipe's margins, the primary metrics primary."""
-    wanted = [name for name in metrics_of(task.kind) if name != "critical_loss" or task.critical]
+    pointless = {"critical_loss": not task.critical, "probe_auc": not task.classes}
+    wanted = [name for name in metrics_of(task.kind) if not pointless.get(name, False)]
     return TaskRules(
         endpoints={
             name: Rule(margin=task.margins.get(name, METRICS[name].margin), primary=METRICS[name].primary)
@@ -137,6 +138,19 @@ def usual_rules(task: Task) -> TaskRules:
         critical=task.critical,
         operating_point=task.operating_point if task.kind in ("binary", "multilabel") else "",
     )
+
+
+def task_of(name: str, rules: TaskRules) -> Task | None:
+    """Give a task as its rules describe it; None where they say no kind.
+
+    How long an embedding is they do not say: nothing that is judged depends on it, so it has the least length here.
+
+    Raises:
+        UsageError: no task can be so.
+    """
+    if rules.kind is None:
+        return None
+    return Task(name=name, kind=rules.kind, classes=rules.classes, size=2 if rules.kind == "embedding" else 0)
 
 
 def usual_protocol(tasks: Sequence[Task], name: str = "") -> Protocol:
@@ -168,6 +182,8 @@ def check_protocol(protocol: Protocol, tasks: Sequence[Task], place: str = "prot
             where = f"tasks.{name}.endpoints.{metric}"
             if metric not in metrics_of(task.kind):
                 faults.append(f"{where}: {task.kind} has no such metric (it has {', '.join(metrics_of(task.kind))})")
+            elif metric == "probe_auc" and not task.classes:
+                faults.append(f"{where}: the embedding has no classes that a probe could read")
             elif rule.margin is not None and not rule.margin > 0:
                 faults.append(f"{where}: margin {rule.margin} is not positive; a margin is the loss that is tolerated")
         faults += [

@@ -15,6 +15,7 @@ from .calibration_endpoints import Loss, class_loss, label_loss
 from .cases import Answers, Array, ratio, renumbered, sum_by_patient
 from .delong import Components, components, spread
 from .detection import replicate_precision
+from .embedding_endpoints import HIT, probe_pair, retrieved
 from .endpoints import measure
 from .label_endpoints import count_labels, macro_labels
 from .measured import MIN_PATIENTS, Measured, Setting
@@ -200,6 +201,24 @@ def _by_influence(influence: Array, patients: NDArray[np.intp]) -> MeanScatter:
     )
 
 
+def _retrieval(compared: Pair, one: Measured, setting: Setting, answers: Answers) -> Scatter:
+    """Mean pair percentile: the patients' contributions, as those who ask and as those who are in the way."""
+    found = retrieved(compared, setting)
+    assert found is not None, "a percentile that was measured has queries"
+    (own,) = found.spread((1.0, 0.0))
+    return MeanScatter(spread=own, independent=0.0, images=_images(setting.patients[found.queries]))
+
+
+def _nearest(compared: Pair, one: Measured, setting: Setting, answers: Answers) -> Scatter:
+    found = retrieved(compared, setting)
+    assert found is not None, "a recall that was measured has queries"
+    return _shares(found.nearest[:, :1] > HIT, found.queries[:, None], setting.patients)
+
+
+def _probe(compared: Pair, one: Measured, setting: Setting, answers: Answers) -> Scatter:
+    return _area(probe_pair(compared, setting), one, setting, answers)
+
+
 def _boxes(compared: Pair, one: Measured, setting: Setting, answers: Answers) -> Scatter:
     """Mean average precision, by the bootstrap of the teacher alone."""
     cases = compared.known[:, 0]
@@ -263,6 +282,9 @@ SCATTERS: dict[str, Builder] = {
     "critical_loss": _critical,
     "brier": _probabilities,
     "logloss": _probabilities,
+    "pair_percentile": _retrieval,
+    "recall_at_1": _nearest,
+    "probe_auc": _probe,
     "map50": _boxes,
     "sensitivity_at_fp": _leaving_out,
     "froc": _leaving_out,

@@ -12,7 +12,9 @@ THRESHOLDED: tuple[Kind, ...] = ("binary", "multilabel", "detection")  # kinds w
 
 
 def score_width(task: Task) -> int:
-    """How many probabilities or values one answer holds."""
+    """How many probabilities or values one answer holds, or numbers of an embedding."""
+    if task.kind == "embedding":
+        return task.size
     return 1 if task.kind == "binary" else len(task.classes)
 
 
@@ -22,11 +24,13 @@ def is_scored(task: Task) -> bool:
 
 
 def score_row(task: Task, prediction: Prediction) -> list[float]:
-    """Probabilities or values of one task."""
+    """Probabilities, values or the embedding of one task."""
     if task.kind in ("binary", "multilabel"):
         return [one.probability for one in prediction.findings if one.task == task.name]
     if task.kind == "regression":
         return [one.value for one in prediction.measurements if one.task == task.name]
+    if task.kind == "embedding":
+        return next(list(one.values) for one in prediction.embeddings if one.task == task.name)
     return next(list(one.probabilities) for one in prediction.choices if one.task == task.name)
 
 

@@ -43,7 +43,8 @@ def _identity_faults(protocol: Protocol, bundle: Bundle, meta: AnswersMeta) -> I
 
 def _is_same(shipped: object, answered: object) -> bool:
     return all(
-        getattr(shipped, field) == getattr(answered, field) for field in ("kind", "classes", "exclusive", "unit")
+        getattr(shipped, field) == getattr(answered, field)
+        for field in ("kind", "classes", "size", "exclusive", "unit")
     )
 
 

@@ -356,6 +356,8 @@ def _has(task: Task, prediction: Prediction) -> bool:
             return any(one.task == task.name for one in prediction.measurements)
         case "segmentation":
             return any(one.task == task.name for one in prediction.masks)
+        case "embedding":
+            return any(one.task == task.name for one in prediction.embeddings)
         case "detection":
             return True
 
@@ -411,6 +413,7 @@ def teacher_predictions(
             measurements=prediction.measurements,
             masks=prediction.masks,
             boxes=tuple(boxes),
+            embeddings=prediction.embeddings,
         )
 
 

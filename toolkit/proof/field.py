@@ -190,15 +190,15 @@ def _columns(bundle: Bundle, origin: str | None) -> tuple[tuple[Task, ...], Colu
 
     found = find_origin(origin)
     plain = {task.name: task for task in found.plain_tasks}
-    wrong = [
-        task.name
-        for task in shipped
-        if task.name not in plain or (plain[task.name].kind, plain[task.name].classes) != (task.kind, task.classes)
-    ]
+    wrong = [task.name for task in shipped if task.name not in plain or _asks(plain[task.name]) != _asks(task)]
     if wrong:
         fault = f"has not the bundle's task {', '.join(wrong)}, or has it with other classes"
         raise UsageError(f"--of {origin}", fault, "name the recipe that the bundle was made by")
     return found.tasks, found.columns or Columns()
+
+
+def _asks(task: Task) -> tuple[str, tuple[str, ...], int]:
+    return task.kind, task.classes, task.size
 
 
 def _fitting(protocol: Protocol, ask: Ask, bundle: Bundle, stored: StoredAnswers) -> Protocol:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import __version__
-from ...runtime.answer import Box, Choice, Finding, Mask, Measurement, Prediction
+from ...runtime.answer import Box, Choice, Embedding, Finding, Mask, Measurement, Prediction
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import Sha256
 from ...runtime.task import Task
@@ -115,6 +115,7 @@ class StoredAnswers(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=Tr
         measurements: list[Measurement] = []
         masks: list[Mask] = []
         boxes: list[Box] = []
+        embeddings: list[Embedding] = []
         for task in self.meta.tasks:
             match task.kind:
                 case "binary" | "multilabel":
@@ -127,12 +128,16 @@ class StoredAnswers(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=Tr
                     masks += self._masks(task, row)
                 case "detection":
                     boxes += self._boxes(task, row)
+                case "embedding":
+                    values = tuple(self.scores[task.name][row].tolist())
+                    embeddings.append(Embedding(task=task.name, values=values))
         return Prediction(
             findings=tuple(findings),
             choices=tuple(choices),
             measurements=tuple(measurements),
             masks=tuple(masks),
             boxes=tuple(boxes),
+            embeddings=tuple(embeddings),
         )
 
     def answered(self, row: int) -> bool:
@@ -250,4 +255,6 @@ def _stacked(task: Task, rows: Sequence[Mapping[str, list[float]]]) -> Scores:
 
 def _bare(task: Task) -> Task:
     """Give the task without what only training and proof need, as a bundle ships it."""
-    return msgspec.structs.replace(task, columns=(), ignore_column="", weight=1.0, margins={}, critical=())
+    return msgspec.structs.replace(
+        task, columns=(), ignore_column="", plausible=None, weight=1.0, margins={}, critical=()
+    )

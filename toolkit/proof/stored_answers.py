@@ -36,6 +36,7 @@ from .kept_answers import FORMAT, MEND, AnswersMeta, PackedMasks, Scores, Stored
 MAX_FILE = 4 * 2**30  # bytes
 MAX_META = 2**20  # bytes
 MAX_IMAGES = 2_000_000
+LENGTH_ERROR = 1e-3  # of an embedding, whose numbers were float32
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the ZIP format's zero: no time is told
 _MAGIC = b"\x93NUMPY\x01\x00"  # version 1.0 of the npy format
 _HEADER = re.compile(
@@ -183,7 +184,10 @@ class _Reader:
         known = values[answered]
         if not np.isfinite(known).all() or not np.isnan(values[~answered]).all():
             raise ValueError(f"scores of {task.name!r} are infinite, or partly missing")
-        if task.kind != "regression" and ((known < 0) | (known > 1)).any():
+        if task.kind == "embedding":
+            if (np.abs(np.linalg.norm(known, axis=1) - 1.0) > LENGTH_ERROR).any():
+                raise ValueError(f"scores of {task.name!r} are no embeddings of length 1")
+        elif task.kind != "regression" and ((known < 0) | (known > 1)).any():
             raise ValueError(f"scores of {task.name!r} are no probabilities")
         return values
 

@@ -15,7 +15,7 @@ from ...runtime.task import Kind, Task
 from ..data.faults import did_you_mean
 from ..parity.bands import MOST_VALUES, is_age, too_many_values
 from ..parity.metrics import METRICS, metrics_of
-from ..parity.protocol import FORMAT, Biomarker, CaseRules, Protocol, Rule, TaskRules, check_protocol
+from ..parity.protocol import FORMAT, Biomarker, CaseRules, Protocol, Rule, TaskRules, check_protocol, task_of
 from ..recipe_reader import Reader
 from ..yaml12 import Path
 
@@ -50,11 +50,14 @@ def check_task(reader: Reader, name: str, rules: TaskRules) -> None:
         if label not in rules.classes:
             fault = f"no class {label!r} in the task"
             reader.fault((*path, "critical"), fault, did_you_mean(label, rules.classes))
+    if rules.kind == "embedding" and "probe_auc" in rules.endpoints and not rules.classes:
+        fault = "the embedding has no classes that a probe could read"
+        reader.fault((*path, "endpoints", "probe_auc"), fault, "name the conditions under classes, in the recipe too")
     if "critical_loss" in rules.endpoints and not rules.critical:
         fault = "no class is critical"
         reader.fault((*path, "endpoints", "critical_loss"), fault, "name the classes under critical")
     try:
-        Task(name=name, kind=rules.kind, classes=rules.classes)
+        task_of(name, rules)
     except UsageError as error:
         reader.fault(path, error.fault, error.mend)
 

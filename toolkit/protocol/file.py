@@ -24,7 +24,7 @@ from ... import __version__
 from ...runtime.errors import FoveolaError, NotVouchedError, UsageError
 from ...runtime.task import Task
 from ..data.faults import did_you_mean
-from ..parity.protocol import Biomarker, CaseRules, Protocol, TaskRules, check_protocol
+from ..parity.protocol import Biomarker, CaseRules, Protocol, TaskRules, check_protocol, task_of
 from ..recipe_reader import Reader
 from ..work import write_atomic
 from ..yaml12 import FaultsError, Value, read_yaml
@@ -81,11 +81,8 @@ def read_protocol(path: Path) -> Protocol:
 
 def named_tasks(protocol: Protocol) -> tuple[Task, ...]:
     """Give the tasks as the protocol itself describes them; those without a kind are left out."""
-    return tuple(
-        Task(name=name, kind=rules.kind, classes=rules.classes)
-        for name, rules in protocol.tasks.items()
-        if rules.kind is not None
-    )
+    described = (task_of(name, rules) for name, rules in protocol.tasks.items())
+    return tuple(task for task in described if task is not None)
 
 
 def _build(reader: Reader, top: dict[str, Value], place: str) -> Protocol:

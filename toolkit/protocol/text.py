@@ -78,6 +78,7 @@ OF_KIND: dict[Kind, tuple[str, ...]] = {
     "regression": (),
     "segmentation": ("tolerance", "spacing"),
     "detection": ("false_positives",),
+    "embedding": (),
 }
 
 

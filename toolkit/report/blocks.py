@@ -26,7 +26,15 @@ KIND_WORDS: dict[Kind, str] = {
     "regression": "regression",
     "segmentation": "segmentation",
     "detection": "detection",
+    "embedding": "embedding",
 }
+# What the numbers of an embedding mean to somebody who treats patients.
+EMBEDDING_WORDS = (
+    "an embedding is a list of numbers by which images are compared: images that resemble each other lie close. Pair "
+    "percentile: of all images of other patients, the share that lies farther than the patient's own other image (1 "
+    "perfect, 0.5 chance). Nearest image: how often the very nearest one is of the same patient. AUC of a probe: how "
+    "well a condition can be read from the numbers by a simple rule that was fitted on other patients"
+)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -167,7 +175,10 @@ def _facts(output: TaskOutput | None, endpoints: Sequence[Endpoint]) -> tuple[tu
     if output is None:
         return tuple(facts)
     task = output.task
-    facts.append(("classes", wording.listed(task.classes)))
+    if task.kind == "embedding":
+        facts += [("numbers", wording.thousands(task.size)), ("how to read it", EMBEDDING_WORDS)]
+    if task.classes:
+        facts.append(("conditions probed" if task.kind == "embedding" else "classes", wording.listed(task.classes)))
     if task.critical:
         facts.append(("critical", wording.listed(task.critical)))
     if output.thresholds:

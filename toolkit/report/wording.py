@@ -37,11 +37,15 @@ METRIC_NAMES = {
     "hd95": "surface distance (HD95)",
     "sensitivity_at_fp": "sensitivity at fixed false positives",
     "froc": "FROC score",
+    "pair_percentile": "pair percentile",
+    "recall_at_1": "nearest image of the same patient",
+    "probe_auc": "AUC of a probe",
 }
 AVERAGED: dict[Kind, tuple[str, ...]] = {  # metrics whose whole-task value is a mean over labels
     "multilabel": ("auc", "sensitivity", "specificity", "brier", "logloss"),
     "segmentation": ("dice", "nsd", "hd95"),
     "detection": ("map50", "sensitivity_at_fp", "froc"),
+    "embedding": ("probe_auc",),
 }
 IN_UNITS = ("mae", "bias", "hd95")  # metrics whose numbers may be of any size
 
@@ -50,13 +54,15 @@ AGREEMENTS = {
     "dice": "mean Dice of the two masks",
     "value": "values alike",
     "boxes": "boxes alike",
+    "cosine": "mean cosine of the two embeddings",
 }
 
 # What is done about each gap; the keys are those of `Evidence.policies`, docs/proof.md has the whole list.
 POLICIES = {
     "copies of an image left out": "An image that is there twice counts once; the first by its key stays.",
     "answers of the student missing, counted as the worst": "Ranked and decided wrongly, the farthest grade, the "
-    "largest error, Dice 0, a false box: a student gains nothing by refusing a case. So are NaN and infinity.",
+    "largest error, Dice 0, a false box, an embedding that finds nothing: a student gains nothing by refusing a case. "
+    "So are NaN and infinity.",
     "answers left out because the teacher gave none": "The case leaves the endpoint: counting it as wrong would help "
     "the student.",
     "masks of the student without anything right, counted as Dice 0": "A structure that is missed, or found where "
@@ -77,6 +83,7 @@ ANSWER_NAMES: dict[Kind, str] = {
     "ordinal": "grade",
     "segmentation": "Dice",
     "detection": "F1",
+    "embedding": "pair percentile",
 }
 
 

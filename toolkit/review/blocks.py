@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ...runtime.task import Task
 from ..report import wording
-from ..report.blocks import KIND_WORDS
+from ..report.blocks import EMBEDDING_WORDS, KIND_WORDS
 from ..teachers.measure import Measure
 from .figures import Axis, axis_of, interval_axis, interval_row
 from .record import Attention, Review
@@ -138,7 +138,10 @@ def _task_block(task: Task, review: Review) -> TaskBlock:
     ordered = [pair for key in keys for pair in named if (pair[1].metric, pair[1].label) == key]
     whole = [pair for pair in ordered if not pair[1].label or pair[1].main]
     labels = [pair for pair in ordered if pair not in whole]
-    facts = [("classes", wording.listed(task.classes)), ("answered by", wording.listed(list(dict(named))))]
+    facts = [("classes", wording.listed(task.classes))] if task.classes else []
+    if task.kind == "embedding":
+        facts.append(("how to read it", EMBEDDING_WORDS))
+    facts.append(("answered by", wording.listed(list(dict(named)))))
     methods: dict[str, list[str]] = {}
     for metric in dict.fromkeys((m.metric, m.method) for _, m in whole):
         measure = next(m for _, m in whole if (m.metric, m.method) == metric)

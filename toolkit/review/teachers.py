@@ -29,6 +29,8 @@ from ..parity.cases import patient_codes
 from ..parity.measured import Setting
 from ..parity.protocol import TaskRules
 from ..teachers.attention import Pick, grad_cam, heat_picture, network_for, pick_cases
+from ..teachers.built import BuiltTeacher
+from ..teachers.comprer.teach import PAIRING, kept_line
 from ..teachers.load import load_teacher
 from ..teachers.measure import Measure
 from ..teachers.metrics import forgetting, measure_task
@@ -142,14 +144,15 @@ def review_training(name: str, folder: Path) -> TrainingReview:
         kind = "continual" if continual else "pretrain"
     forgot = forgetting(history) if continual else {}
     scores = [epoch.score for epoch in history]
+    # A continual course and a contrastive one keep their last weights, any other its best.
+    kept = scores.index(max(scores)) + 1 if kind == "train" else len(history)
     return TrainingReview(
         name=name,
         kind=kind,
         history=history,
         forgetting=forgot,
         mean_forgetting=float(np.mean(list(forgot.values()))) if forgot else None,
-        # A continual course and a contrastive one keep their last weights, any other its best.
-        kept=scores.index(max(scores)) + 1 if kind == "train" else len(history),
+        kept=kept_line(history) if (folder / PAIRING).exists() else kept,
     )
 
 
@@ -193,8 +196,8 @@ def tasks_in_common(name: str, teacher: Teacher, cases: Dataset) -> list[Task]:
         asked = ", ".join(task.name for task in cases.tasks)
         raise FoveolaError(where, f"it answers {', '.join(own)}, none of {asked}", "leave it out of `teachers`")
     for task in tasks:
-        if (own[task.name].kind, own[task.name].classes) != (task.kind, task.classes):
-            fault = f"its task {task.name!r} is {own[task.name].kind} with other classes or of another kind"
+        if (own[task.name].kind, own[task.name].classes, own[task.name].size) != (task.kind, task.classes, task.size):
+            fault = f"its task {task.name!r} is {own[task.name].kind} with other classes, size or of another kind"
             raise FoveolaError(where, fault, f"the data ask for {task.kind} of {', '.join(task.classes)}")
     return tasks
 
@@ -202,15 +205,15 @@ def tasks_in_common(name: str, teacher: Teacher, cases: Dataset) -> list[Task]:
 def _about(teacher: Teacher) -> str:
     """What a teacher is, in words."""
     spec = teacher.input
-    size = f"{spec.width} × {spec.height} pixels"
+    return f"{_made_of(teacher)}; {spec.width} × {spec.height} pixels"
+
+
+def _made_of(teacher: object) -> str:
     if isinstance(teacher, Team):
-        members = [
-            one.architecture.backbone if isinstance(one, Network) else "external" for one in teacher.ordered_members()
-        ]
-        return f"team of {', '.join(members)}; {size}"
+        return "team of " + ", ".join(_made_of(one) for one in teacher.ordered_members())
     if isinstance(teacher, Network):
-        return f"{teacher.architecture.backbone}; {size}"
-    return f"external network; {size}"
+        return teacher.architecture.backbone
+    return " and ".join(teacher.backbones) if isinstance(teacher, BuiltTeacher) else "external network"
 
 
 def _look(

@@ -25,6 +25,7 @@ class Distill(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True
         teacher: the step of the teacher.
         teachers: steps of several; where more than one answers a task, their answers are averaged.
         hints_of: features of the `first` teacher guide the student, or those of `all`.
+        scaling: of the measures: mean and standard deviation of the `train` split, or that of the `teacher`.
         backbone: timm's name of the network.
         input: size, channels, window and normalisation of the input.
         width: channels of the student's decoder.
@@ -39,6 +40,7 @@ class Distill(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True
     teacher: str = ""
     teachers: tuple[str, ...] = ()
     hints_of: Literal["first", "all"] = "first"
+    scaling: Literal["train", "teacher"] = "train"
     backbone: str
     input: InputSpec
     width: Count = 64
@@ -73,6 +75,7 @@ class Distill(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def run(self, work: Work) -> None:
         """Ask each teacher once, then train; resumes at the last epoch."""
+        from ..compress.embedding_lessons import check_embeddings, embeddings_of
         from ..compress.joined import join_voices
         from ..compress.lessons import write_taught
         from ..compress.size import warn_if_larger
@@ -85,7 +88,13 @@ class Distill(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True
         dataset = dataset_of(work)
         train = dataset.subset("train")
         voices = [voice_of(work, folder, digest, train) for folder, digest in zip(folders, digests, strict=True)]
+        check_embeddings(dataset.tasks, {name: one.answers.raw for name, one in zip(self.named(), voices, strict=True)})
         voice = join_voices(voices, self.hints_of)
+        judged_by = None
+        if any(task.kind == "embedding" for task in dataset.tasks):
+            val = dataset.subset("val")
+            found = [voice_of(work, folder, digest, val) for folder, digest in zip(folders, digests, strict=True)]
+            judged_by = embeddings_of(dataset.tasks, [one.answers for one in found])
         shape = Shape(
             backbone=self.backbone,
             input=self.input,
@@ -100,6 +109,7 @@ class Distill(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True
             voice.answers,
             taught_on=voice.input,
             taught_scale=voice.scale,
+            keep_scale=self.scaling == "teacher",
             lessons=self.lessons(),
             folder=work.folder,
             cache=work.cache,
@@ -107,6 +117,7 @@ class Distill(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True
             report=work.progress,
             weights=self.start(),
             log=work.log_file,
+            judged_by=judged_by,
             look=(lambda student: warn_if_larger(student, folders, work.log)) if leads() else None,
         )
         if leads():

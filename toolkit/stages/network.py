@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from msgspec import Meta
 
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import InputSpec
+from ...runtime.task import Task
 from ..knobs import (
     Above,
     Augment,
@@ -29,7 +31,8 @@ from ..stage import Stage
 from ..work import Work
 from .data import dataset_of
 
-TEACHERS = ("train", "load", "finetune", "continual", "team")  # stages that leave a teacher
+# stages that leave a teacher
+TEACHERS = ("train", "sepl", "cooperate", "comprer", "load", "finetune", "continual", "team")
 NETWORKS = ("train", "finetune", "continual")  # of these, those that leave one network of ours, which can be a graph
 STUDENTS = ("distill", "prune", "rehearse", "qat")  # stages that leave a student, or a pruned network
 
@@ -117,6 +120,11 @@ class Train(FitStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     width: Count = 256
     output_stride: Literal[8, 16, 32] = 16
 
+    def check_ahead(self, work: Work) -> None:
+        """There are cases to train and validate on, the backbone is known, and no task needs a teacher."""
+        super().check_ahead(work)
+        check_teachable(dataset_of(work).tasks, work.step)
+
     def run(self, work: Work) -> None:
         """Train; resumes at the last epoch."""
         from ..train import train_teacher
@@ -188,6 +196,9 @@ class LessonStage(LoopStage, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         hint: features are compared by `cosine` after a projection, by `similarity` of images, or by `attention` maps.
         hint_foreground: share of the hint that counts only where the teacher sees boxes.
         relation_weight: weight of distances and angles between the features of a batch's images; 0 for none.
+        embedding_cosine: weight of an embedding's direction; `soft_weight` does not touch embeddings.
+        embedding_mse: weight of its numbers.
+        embedding_relation: weight of the cosines between a batch's images.
         task_weights: `fixed` (those of the tasks) or `learned` beside them.
         unlabelled: train images without any target teach too, through the teacher's answers.
     """
@@ -202,6 +213,9 @@ class LessonStage(LoopStage, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     hint: Hint = "cosine"
     hint_foreground: Share = 0.0
     relation_weight: NotNegative = 0.0
+    embedding_cosine: NotNegative = 1.0
+    embedding_mse: NotNegative = 0.5
+    embedding_relation: NotNegative = 1.0
     task_weights: TaskWeights = "fixed"
     unlabelled: bool = True
 
@@ -221,6 +235,18 @@ def check_new(work: Work, backbone: str, spec: InputSpec) -> None:
 
     check_splits(dataset_of(work))
     check_backbone(backbone, spec.channels)
+
+
+def check_teachable(tasks: Sequence[Task], place: str) -> None:
+    """Refuse a training on the reference standard alone of what only a teacher can teach.
+
+    Raises:
+        FoveolaError: a task is an embedding.
+    """
+    found = [task.name for task in tasks if task.kind == "embedding"]
+    if found:
+        fault = f"{', '.join(found)} is an embedding, which nothing but a teacher can teach"
+        raise FoveolaError(place, fault, "distil it from a teacher that has it, or leave the task out")
 
 
 def begun_with(work: Work, of: str, backbone: str, spec: InputSpec | None) -> tuple[str, InputSpec]:

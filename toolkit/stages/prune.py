@@ -12,7 +12,7 @@ from ..knobs import Above, Count
 from ..work import Work
 from ..workers import leads
 from .data import dataset_of
-from .network import NETWORKS, TEACHERS, LessonStage
+from .network import NETWORKS, TEACHERS, LessonStage, check_teachable
 
 PRUNABLE = ("distill", "prune", "rehearse", *NETWORKS)  # those of `qat` are trained for the integers of their channels
 
@@ -87,7 +87,10 @@ class Prune(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         from ..compress.prune.meter import choose_clock
         from ..train import check_splits
 
-        check_splits(dataset_of(work))
+        dataset = dataset_of(work)
+        check_splits(dataset)
+        if not self.teacher and (self.epochs or self.importance != "magnitude"):
+            check_teachable(dataset.tasks, work.step)
         if self.goal()[0] != "ratio":
             choose_clock(work.device, self.arithmetic, self.engine, self.time)
 

@@ -12,7 +12,7 @@ from ..work import Work
 from ..workers import leads
 from .artefact import MIN_CALIBRATION_IMAGES
 from .data import dataset_of
-from .network import NETWORKS, TEACHERS, LessonStage
+from .network import NETWORKS, TEACHERS, LessonStage, check_teachable
 
 
 class Qat(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -68,6 +68,8 @@ class Qat(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 raise FoveolaError(f"{work.step}.{knob}", fault, "leave it out")
         dataset = dataset_of(work)
         check_splits(dataset)
+        if not self.teacher:
+            check_teachable(dataset.tasks, work.step)
         calibration_set(dataset, self.split, self.images, self.min_images)
 
     def run(self, work: Work) -> None:

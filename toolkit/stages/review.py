@@ -28,7 +28,7 @@ class Review(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     INPUTS = ("teachers", "trainings")
     ACCEPTS = {  # noqa: RUF012 - msgspec leaves class variables alone
         "teachers": TEACHERS,
-        "trainings": ("pretrain", "continual", "finetune", "train"),
+        "trainings": ("pretrain", "continual", "finetune", "train", "sepl", "cooperate", "comprer"),
     }
     USES = frozenset({"tasks"})
 

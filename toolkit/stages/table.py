@@ -9,9 +9,11 @@ from __future__ import annotations
 from ..stage import Stage
 from .artefact import Bench, Export, Parity, Quantize, Sign
 from .calibrate import Calibrate
+from .comprer import TeachComprer
 from .data import Manifest, Phantom
 from .distill import Distill
 from .join import Join
+from .mtcool import Cooperate
 from .network import Load, Train
 from .pack import MakePack
 from .protocol import FixProtocol
@@ -19,6 +21,7 @@ from .prune import Prune
 from .qat import Qat
 from .rehearse import Rehearse
 from .review import Review
+from .sepl import TrainSepl
 from .teachers import Continual, Finetune, Pretrain
 from .team import Team
 
@@ -30,6 +33,9 @@ STAGES: dict[str, type[Stage]] = {
     "pretrain": Pretrain,
     "continual": Continual,
     "finetune": Finetune,
+    "sepl": TrainSepl,
+    "cooperate": Cooperate,
+    "comprer": TeachComprer,
     "load": Load,
     "team": Team,
     "review": Review,

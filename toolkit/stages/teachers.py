@@ -12,7 +12,7 @@ from ...runtime.manifest import InputSpec
 from ..knobs import Above, Augment, Count, Optimizer, Plan, Shape, Share
 from ..work import Work
 from .data import dataset_of
-from .network import TEACHERS, LessonStage, NetworkStage, begun_with
+from .network import TEACHERS, LessonStage, NetworkStage, begun_with, check_teachable
 
 T = TypeVar("T")
 
@@ -251,6 +251,7 @@ class Continual(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=T
         from ..teachers.continual import check_pull, labelled_places
 
         dataset = chosen_tasks(dataset_of(work), self.tasks)
+        check_teachable(dataset.tasks, work.step)
         labelled_places(dataset)
         check_low(self.task_low, dataset)
         check_pull(self.plan(), self.settings())
@@ -322,7 +323,10 @@ class Finetune(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         from ..models.network import check_backbone
         from ..train import check_splits
 
-        check_splits(chosen_tasks(dataset_of(work), self.tasks))
+        dataset = chosen_tasks(dataset_of(work), self.tasks)
+        check_splits(dataset)
+        if not self.teacher:
+            check_teachable(dataset.tasks, work.step)
         if starts_student(work, self.of):
             self._check_student(work)
             return

@@ -93,9 +93,8 @@ class GivenTeacher(nn.Module):
                 raise FoveolaError("teacher", f"no output for task {task.name!r}", f"it answers {', '.join(raw)}")
             if raw[task.name].shape[1] != task.channels:
                 fault = f"output {task.name!r} has {raw[task.name].shape[1]} channels, not {task.channels}"
-                raise FoveolaError(
-                    "teacher", fault, f"a {task.kind} task of {len(task.classes)} classes needs {task.channels}"
-                )
+                size = f"size {task.size}" if task.kind == "embedding" else f"{len(task.classes)} classes"
+                raise FoveolaError("teacher", fault, f"a {task.kind} task of {size} needs {task.channels}")
         return {task.name: raw[task.name] for task in self._tasks}
 
     def answer(self, x_BCHW: Tensor) -> Answered:

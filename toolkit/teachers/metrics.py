@@ -8,6 +8,7 @@
 | ordinal | kappa, quadratic weights | accuracy |
 | regression | mae of each measure | |
 | segmentation | dice, mean over structures | miou (background included); dice and iou of each |
+| embedding | pair_percentile | recall_at_1; probe_auc, mean over its classes, and of each |
 | detection | map50, mean over classes | map50 of each class; map: mean over IoU 0.5, 0.55 .. 0.95 |
 
 - Patients are the clusters. One resample matrix serves all tasks and teachers: it depends on the seed and on the
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.answer import probabilities
+from ...runtime.answer import directions, probabilities
 from ...runtime.errors import FoveolaError
 from ...runtime.task import Task
 from ..answers import RawAnswers
@@ -36,6 +37,7 @@ from ..data.masks import IGNORE
 from ..parity.measured import Setting
 from . import dense_metrics
 from .class_metrics import measure_classes, measure_labels, measure_values
+from .embedding_metrics import measure_embedding
 from .measure import Measure
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ def measure_task(
         target = without_padding(arrays, task.name)
         return dense_metrics.measure_masks(task, raw, target, limits, setting)
     reference = arrays.scalars[task.name].astype(np.float64)
+    if task.kind == "embedding":
+        return measure_embedding(task, reference, directions(raw).astype(np.float64), setting)
     if task.kind == "regression":
         mean, std = scale[task.name]
         values = raw.astype(np.float64) * np.array(std) + np.array(mean)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from ..models.network import Architecture
+from .comprer.teacher import ComprerPlan
 from .external import External
+from .mtcool.teacher import CoolPlan
+from .sepl.teacher import SeplPlan
 
-Single = Architecture | External
+Single = Architecture | External | SeplPlan | CoolPlan | ComprerPlan

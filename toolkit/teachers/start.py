@@ -6,6 +6,7 @@ A step leaves either `backbone.safetensors` (pretraining) or a whole network's `
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ def start_backbone(backbone: nn.Module, path: Path, name: str) -> str:
         FoveolaError: no safetensors file, or under nine tenths of the backbone's tensors are in it.
     """
     given, own = read_weights(path), backbone.state_dict()
-    found = {key: _fitting(given.get(key, given.get(PREFIX + key)), x) for key, x in own.items()}
+    found = {key: _fitting(_named(given, key), x) for key, x in own.items()}
     fitting = {key: x for key, x in found.items() if x is not None}
     if len(fitting) < ENOUGH * len(own):
         missing = ", ".join(sorted(own.keys() - fitting.keys())[:3])
@@ -41,6 +42,15 @@ def start_backbone(backbone: nn.Module, path: Path, name: str) -> str:
         raise FoveolaError(str(path), fault, "use a checkpoint of the same timm architecture")
     backbone.load_state_dict(own | fitting)
     return f"{len(fitting)} of {len(own)} tensors of the backbone"
+
+
+def _named(given: dict[str, Tensor], key: str) -> Tensor | None:
+    """A tensor by its own name, by that within a network, or by that within the whole classifier.
+
+    A feature extractor of timm that takes a network apart calls its part `stages.0` `stages_0` (ConvNeXt and others).
+    """
+    names = (key, PREFIX + key, re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", key))
+    return next((given[name] for name in names if name in given), None)
 
 
 def _fitting(given: Tensor | None, own: Tensor) -> Tensor | None:

@@ -23,7 +23,8 @@ from ..score import score_answers
 Run = Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]
 
 # What a step of the metric is on the scale of `score_answers`, where 0 is chance and 1 is perfect.
-SCALES: dict[Kind, float] = {"binary": 2.0, "multilabel": 2.0}  # twice the AUC less one; all others as they are
+# Twice the AUC, or the pair percentile, less one; all others as they are.
+SCALES: dict[Kind, float] = {"binary": 2.0, "multilabel": 2.0, "embedding": 2.0}
 
 
 def ask(run: Run, network: Network, images: NDArray[np.float32]) -> RawAnswers:

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
 import pytest
 
 from foveola.runtime.errors import FoveolaError, UsageError
-from foveola.runtime.task import Task
+from foveola.runtime.task import Kind, Task
 from foveola.toolkit.parity.cases import Answers, Cases, References
 from foveola.toolkit.parity.endpoints import MEASURES
 from foveola.toolkit.parity.evidence import decode_evidence, encode_evidence
@@ -382,7 +382,7 @@ def test_senseless_settings_are_refused(binary: tuple[Array, Array, Array], alph
 
 
 def test_every_kind_of_task_has_endpoints() -> None:
-    assert set(MEASURES) == {"binary", "multilabel", "multiclass", "ordinal", "regression", "segmentation", "detection"}
+    assert set(MEASURES) == set(get_args(Kind))
 
 
 def test_ten_thousand_cases_are_no_burden() -> None:
