@@ -13,16 +13,16 @@ from mtcool_small import BUILD, NUMBERS, PLAIN, PLAN, PLAY, STILL, awake, longer
 from small import silent
 from torch import Tensor, nn
 
+from foveola.runtime.task import Task
 from foveola.toolkit.batches import Batch, TrainingData
 from foveola.toolkit.checkpoint import Objective
 from foveola.toolkit.fit import fit, make_optimizer
 from foveola.toolkit.knobs import Plan
 from foveola.toolkit.models.heads import Pyramid, Target
 from foveola.toolkit.teachers.mtcool.course import Play, TurnCourse
-from foveola.toolkit.teachers.mtcool.fusion import Settle
 from foveola.toolkit.teachers.mtcool.objective import STEM, Cooperation, Flat, Perturb
 from foveola.toolkit.teachers.mtcool.perturb import ascent, moved
-from foveola.toolkit.teachers.mtcool.teacher import Cooperative
+from foveola.toolkit.teachers.mtcool.teacher import Cooperative, Encoder, Reader
 
 MODES: tuple[Perturb, ...] = ("sam-feature", "noise", "sam-param", "none")
 
@@ -161,23 +161,23 @@ def test_in_the_stem_s_turn_the_loss_is_the_weighted_sum_of_all(tmp_path: Path) 
     assert torch.allclose(objective(batch)[STEM], torch.stack(parts).sum(), rtol=1e-5)
 
 
-class Number(nn.Module):
+class Number(Encoder):
     """An encoder of the toy: one number, whatever it sees."""
 
     def __init__(self) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.value = nn.Parameter(torch.tensor([0.2]))
 
     def forward(self, seen: Tensor) -> Pyramid:
         return {32: self.value.expand(len(seen), 1)[:, :, None, None]}
 
 
-class Toy(nn.Module):
+class Toy(Reader):
     """A reader of the toy: the loss of `own` against the other's number."""
 
-    def __init__(self, task: object, goal: float) -> None:
-        super().__init__()
-        self.task, self.goal, self.settle = task, goal, Settle()
+    def __init__(self, task: Task, goal: float) -> None:
+        nn.Module.__init__(self)
+        self.task, self.goal = task, goal
 
     def others(self, maps: Sequence[Tensor], own: Tensor) -> list[Tensor]:
         return list(maps)
@@ -194,14 +194,20 @@ def toy(root: Path) -> tuple[Cooperative, TrainingData]:
     for task, goal in zip(two, (0.0, 1.0), strict=True):
         teacher.encoders[task.name] = Number()
         teacher.readers[task.name] = Toy(task, goal)
-    teacher.encoder = lambda name: teacher.encoders[name]
-    teacher.reader = lambda name: teacher.readers[name]
     return teacher, data
 
 
+def players(teacher: Cooperative) -> list[nn.Parameter]:
+    found = []
+    for module in teacher.encoders.values():
+        assert isinstance(module, Number)
+        found.append(module.value)
+    return found
+
+
 def values(teacher: Cooperative) -> tuple[float, float]:
-    a, b = (module.value.item() for module in teacher.encoders.values())  # type: ignore[union-attr, operator]
-    return float(a), float(b)
+    a, b = players(teacher)
+    return a.item(), b.item()
 
 
 SGD = Plan(
@@ -250,16 +256,15 @@ def test_the_toy_game_ends_where_the_game_ends_and_not_where_the_sum_does(tmp_pa
 
 def test_the_sum_of_the_toy_s_losses_ends_elsewhere(tmp_path: Path) -> None:
     teacher, _ = toy(tmp_path)
-    players = [module.value for module in teacher.encoders.values()]
-    optimizer = torch.optim.SGD(players, lr=0.1)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(players(teacher), lr=0.1)
     for _ in range(200):
         optimizer.zero_grad()
-        maps = [module(torch.zeros(1))[32] for module in teacher.encoders.values()]
-        first, second = (
-            reader.loss({32: own}, [other], torch.zeros(1))  # type: ignore[operator, union-attr]
-            for reader, own, other in zip(teacher.readers.values(), maps, maps[::-1], strict=True)
-        )
-        (first + second).backward()
+        maps = [teacher.encoder(name)(torch.zeros(1))[32] for name in teacher.names]
+        losses = [
+            teacher.reader(name).loss({32: own}, [other], torch.zeros(1))
+            for name, own, other in zip(teacher.names, maps, maps[::-1], strict=True)
+        ]
+        torch.stack(losses).sum().backward()
         optimizer.step()
 
     assert values(teacher) == pytest.approx((2 / 5, 3 / 5), abs=1e-5)
@@ -297,7 +302,7 @@ def test_flat_training_leans_less_on_the_other_s_misleading_feature(seed: int) -
 
 def test_a_killed_training_goes_on_to_the_same_weights_losses_and_earlier_state(tmp_path: Path) -> None:
     play, plan = Play(alone=1, back=1, keep="last"), longer(3)
-    whole, history = trained(tmp_path / "whole", Flat(rho=0.1), play, plan)
+    whole, history = trained(tmp_path / "whole", Flat(rho=0.1), play, plan, tasks=NUMBERS)
 
     def broken(killed: int) -> list[dict[str, float]]:
         class Killed(TurnCourse):
@@ -306,7 +311,7 @@ def test_a_killed_training_goes_on_to_the_same_weights_losses_and_earlier_state(
                     raise KeyboardInterrupt
                 super().begin(epoch, objective, optimizer)
 
-        teacher, dataset, data = made(tmp_path / "broken")
+        teacher, dataset, data = made(tmp_path / "broken", BUILD, NUMBERS)
         places = {task.name: np.flatnonzero(dataset.subset("train").known(task.name)) for task in dataset.tasks}
         course = Killed(data, unjudged, plan, play, places, seed=1)
         folder = tmp_path / "broken/run"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ from foveola.toolkit.teachers.mtcool.course import Play, earlier_encoders
 from foveola.toolkit.teachers.mtcool.learn import Build, check_game, costs_line, tensors
 from foveola.toolkit.teachers.mtcool.measure import (
     PLAIN,
+    Flatness,
     as_they_are,
     coarsely,
     judge_changed,
@@ -57,35 +59,35 @@ def test_a_finished_step_has_the_files_of_every_teacher_and_says_how_flat_it_is_
         assert [row["radius"] for row in flat["radii"]] == sorted(row["radius"] for row in flat["radii"])
 
 
-def measured(root: Path, radii: tuple[float, ...] = (0.02, 0.1, 0.5)) -> tuple[Cooperative, dict[str, object]]:
+def measured(root: Path) -> dict[str, Flatness]:
     teacher, dataset, _ = made(root, BUILD, NUMBERS)
     awake(teacher).eval()
     arrays = prepare_arrays(dataset.subset("val"), SPEC)
     own = copy_weights(teacher.encoders)
     earlier = earlier_encoders(teacher, {name: x * 1.5 if x.is_floating_point() else x for name, x in own.items()})
     before = copy_weights(teacher)
-    found = measure_flatness(teacher, tensors(teacher, arrays), arrays, earlier, seed=1, radii=radii)
+    found = measure_flatness(teacher, tensors(teacher, arrays), arrays, earlier, seed=1, radii=(0.02, 0.1, 0.5))
     after = teacher.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    return teacher, dict(found)
+    return found
 
 
 def test_the_rise_of_the_loss_grows_with_the_radius_and_is_largest_in_the_worst_direction(tmp_path: Path) -> None:
-    _, found = measured(tmp_path)
+    found = measured(tmp_path)
 
-    rises = np.array([[row.worst for row in flat.radii] for flat in found.values()])  # type: ignore[attr-defined]
-    randomly = np.array([[row.random for row in flat.radii] for flat in found.values()])  # type: ignore[attr-defined]
+    rises = np.array([[row.worst for row in flat.radii] for flat in found.values()])
+    randomly = np.array([[row.random for row in flat.radii] for flat in found.values()])
     assert (rises > 0).all()
     assert (np.diff(rises.mean(0)) > 0).all()
     assert (rises[:, 0] > np.abs(randomly[:, 0])).all()
 
 
 def test_another_state_of_an_encoder_changes_what_the_others_make_of_it(tmp_path: Path) -> None:
-    _, found = measured(tmp_path)
+    found = measured(tmp_path)
 
     for flat in found.values():
-        for kept in flat.earlier.values():  # type: ignore[attr-defined]
-            assert kept.loss != flat.plain.loss  # type: ignore[attr-defined]
+        for kept in flat.earlier.values():
+            assert kept.loss != flat.plain.loss
 
 
 def test_eight_bits_change_a_loss_less_than_two(tmp_path: Path) -> None:
@@ -144,12 +146,11 @@ def test_delta_m_counts_an_error_the_other_way_round() -> None:
         ({"play": Play(alone=2)}, "2 of 2 epochs are spent alone"),
     ],
 )
-def test_what_cannot_be_played_is_refused_in_one_line(change: dict[str, object], words: str, tmp_path: Path) -> None:
-    tasks = change.get("tasks", THREE)
-    dataset = squares(tmp_path / "data", tasks)  # type: ignore[arg-type]
+def test_what_cannot_be_played_is_refused_in_one_line(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    dataset = squares(tmp_path / "data", change.get("tasks", THREE))
 
     with pytest.raises(FoveolaError) as refused:
-        check_game(dataset, change.get("build", BUILD), PLAN, change.get("play", Play(alone=1)))  # type: ignore[arg-type]
+        check_game(dataset, change.get("build", BUILD), PLAN, change.get("play", Play(alone=1)))
 
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -14,7 +14,7 @@ from torch import nn
 from foveola.toolkit.teachers.built import save_teacher
 from foveola.toolkit.teachers.facts import facts_of
 from foveola.toolkit.teachers.load import load_teacher
-from foveola.toolkit.teachers.mtcool.fusion import FUSIONS, Settle
+from foveola.toolkit.teachers.mtcool.fusion import FUSIONS, Concat, Settle
 from foveola.toolkit.teachers.mtcool.learn import Build
 from foveola.toolkit.teachers.mtcool.teacher import KINDS, CoolPlan, Cooperative
 from foveola.toolkit.teachers.team import team_of
@@ -48,13 +48,11 @@ def test_each_fusion_hears_every_other_once_it_has_learned(fusion: str) -> None:
 
 def test_concat_is_a_pointwise_layer_over_all_features_side_by_side() -> None:
     torch.manual_seed(1)
-    module = FUSIONS["concat"](6, [4, 5])
-    layer = nn.Conv2d(15, 6, 1)
-    with torch.no_grad():
-        module.own.weight.copy_(layer.weight[:, :6])  # type: ignore[union-attr, operator]
-        module.own.bias.copy_(layer.bias)  # type: ignore[union-attr, operator]
-        for carry, part in zip(module.carry, (layer.weight[:, 6:10], layer.weight[:, 10:]), strict=True):
-            carry.weight.copy_(part)  # type: ignore[union-attr, operator]
+    module, layer = Concat(6, [4, 5]), nn.Conv2d(15, 6, 1)
+    kernels = layer.weight.detach()
+    weights = {"own.weight": kernels[:, :6], "carry.0.weight": kernels[:, 6:10], "carry.1.weight": kernels[:, 10:]}
+    assert layer.bias is not None
+    module.load_state_dict(weights | {"own.bias": layer.bias.detach()})
     own, others = torch.rand(2, 6, 3, 3), [torch.rand(2, 4, 3, 3), torch.rand(2, 5, 3, 3)]
 
     assert torch.allclose(module(own, others), layer(torch.cat((own, *others), 1)).relu(), atol=1e-6)
