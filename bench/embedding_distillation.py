@@ -17,18 +17,18 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from comprer_ablation import ALL, ENCODINGS, OUTCOMES, ROLES, SIZE, TASKS, paired, pretrain, quiet
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from foveola.bench.comprer_ablation import ALL, ENCODINGS, ROLES, SIZE, TASKS, paired, pretrain, quiet
 from foveola.runtime.engine import open_session
 from foveola.runtime.manifest import InputSpec, OnnxRuntimeOptions
 from foveola.toolkit.answers import answer_images
 from foveola.toolkit.compress.quantise import INT8_GRAPH, quantise_student
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.data.dataset import Columns, Dataset, read_dataset
-from foveola.toolkit.data.phantom_twins import MEASURES, make_twins
+from foveola.toolkit.data.phantom_twins import MEASURES, OUTCOMES, make_twins
 from foveola.toolkit.fit import forget
 from foveola.toolkit.knobs import Lessons, Plan, Shape
 from foveola.toolkit.models.network import load_network
@@ -229,8 +229,8 @@ def table(results: list[Result]) -> str:
         (f"both less {arm}, float", ("both", "float"), (arm, "float")) for arm in ("values", "relations", "neither")
     ]
     for told, one, other in pairs:
-        cells = [paired(of(*one, key) - of(*other, key)) for key in METRICS.values()]
-        lines.append(f"| {told} | " + " | ".join(cells) + " |")
+        differences = [paired(of(*one, key) - of(*other, key)) for key in METRICS.values()]
+        lines.append(f"| {told} | " + " | ".join(differences) + " |")
     lost = {key: float((of("both", "teacher", key) - of("both", "float", key)).mean()) for key in METRICS.values()}
     more = {key: float((of("both", "float", key) - of("both", "int8", key)).mean()) for key in METRICS.values()}
     chance = float(of("neither", "float", "across").mean())
