@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +92,17 @@ def test_a_box_mostly_out_of_view_is_dropped() -> None:
     assert counts == {0, 1}
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """A team of two, which the other tests do without."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
-def test_reading_a_batch_starts_no_second_team_of_threads() -> None:
+def test_reading_a_batch_starts_no_second_team_of_threads(two_threads: None) -> None:
     """Two OpenMP teams fight over the cores: with one in the reader a training on a CPU lost 40 % of its speed."""
     rng = np.random.default_rng(0)
     images, place = 64, np.arange(32)

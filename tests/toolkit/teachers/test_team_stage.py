@@ -105,7 +105,8 @@ def test_a_recipe_with_an_impossible_team_is_refused_with_its_line(team: str, wo
 def test_a_team_of_a_team_and_features_of_a_loaded_teacher_are_refused() -> None:
     load = f"stage: load, library: timm, architecture: resnet10t, weights: w, tasks: [view], input: {INPUT}"
 
-    with pytest.raises(FaultsError, match="'views' is a load step; name a step of: train, finetune, continual"):
+    words = "'views' is a load step; name a step of: train, sepl, cooperate, comprer, finetune, continual"
+    with pytest.raises(FaultsError, match=words):
         recipe((f"stage: finetune, tasks: [view], {TUNE}", load))
     with pytest.raises(FaultsError, match="'team' is a team step"):
         recipe(("  student:", "  more: {stage: team, of: [team]}\n  student:"))
