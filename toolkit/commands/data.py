@@ -37,7 +37,11 @@ data.add_command(import_data)
     help="What to draw: " + ", ".join(f"{name} ({kind.about})" for name, kind in PHANTOMS.items()) + ".",
 )
 @click.option(
-    "--patients", type=click.IntRange(min=1), default=300, show_default=True, help="One to three images each; twins have more."
+    "--patients",
+    type=click.IntRange(min=1),
+    default=300,
+    show_default=True,
+    help="One to three images each; twins have more.",
 )
 @click.option(
     "--size", type=click.IntRange(min=LEAST_SIZE), default=256, show_default=True, help="Side of the images in pixels."
