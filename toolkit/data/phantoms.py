@@ -31,6 +31,7 @@ class Draw(Protocol):
         progress: Progress | None = None,
     ) -> int:
         """Draw all pictures and write `manifest.csv`; the number of images."""
+        ...
 
 
 class PhantomKind(msgspec.Struct, frozen=True, kw_only=True):
