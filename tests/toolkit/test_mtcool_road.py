@@ -88,7 +88,7 @@ SHORT = [
 ]
 SMALL = [f"steps.{step}.input.{side}=64" for step in ("teacher", "student") for side in ("height", "width")]
 RECIPES = {
-    "mtcool-organ-small": ["data.patients=400"],
+    "mtcool-organ-small": ["data.patients=400", "steps.int8.min_images=8"],
     "mtcool-fundus-small": ["data.patients=160", "data.size=64", "steps.int8.min_images=8", "steps.teacher.width=8"],
     "mtcool-real": [f"data.root={SHARED / 'fundus'}", "steps.teacher.width=8"],
 }
