@@ -14,7 +14,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .answer import Box, Choice, Finding, Mask, Measurement, Prediction, prediction_json
     from .benchmark.record import Bench
     from .benchmark.run import bench
     from .bundle import Bundle, open_bundle, read_unverified
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
     from .manifest import InputSpec, Manifest, TaskOutput
     from .measure import Latency, latency
     from .predict import Predictor, open_predictor
+    from .prediction import Box, Choice, Finding, Mask, Measurement, Prediction, prediction_json
     from .selftest import SelfTest, self_test
     from .source import Source, open_source
     from .task import Task
 
 _HOMES = {
-    "answer": ("Box", "Choice", "Finding", "Mask", "Measurement", "Prediction", "prediction_json"),
     "benchmark.record": ("Bench",),
     "benchmark.run": ("bench",),
     "bundle": ("Bundle", "open_bundle", "read_unverified"),
@@ -39,6 +38,7 @@ _HOMES = {
     "manifest": ("InputSpec", "Manifest", "TaskOutput"),
     "measure": ("Latency", "latency"),
     "predict": ("Predictor", "open_predictor"),
+    "prediction": ("Box", "Choice", "Finding", "Mask", "Measurement", "Prediction", "prediction_json"),
     "selftest": ("SelfTest", "self_test"),
     "source": ("Source", "open_source"),
     "task": ("Task",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .answer import Prediction, Quality
+from .prediction import Prediction, Quality
 
 
 def input_features(x_CHW: NDArray[np.float32]) -> dict[str, float]:

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .answer import Prediction, decode
+from .answer import decode
 from .bundle import Bundle, open_bundle
 from .engine import INSTALL, Tensor, engine_of, is_installed, open_session
 from .errors import FoveolaError, MissingPartError, UsageError
 from .image import prepare
 from .manifest import EngineName, EngineOptions, Manifest, TensorRtOptions
+from .prediction import Prediction
 from .source import open_source
 
 if TYPE_CHECKING:

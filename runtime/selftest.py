@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .answer import Prediction, decode
+from .answer import decode
 from .box_map import comparable
 from .bundle import Bundle
 from .errors import FoveolaError
@@ -41,6 +41,7 @@ from .golden import make_golden as make_golden
 from .image import Geometry, decode_image, prepare
 from .manifest import EngineName, Manifest
 from .predict import Predictor
+from .prediction import Prediction
 
 TOLERANCE = {"float32": 0.001, "float16": 0.02, "int8": 0.1}  # relative root mean square, by the engine's arithmetic
 CLEAR_MOVE = 0.05  # of probability

@@ -9,7 +9,7 @@ import msgspec
 from PIL import Image
 
 from ... import __version__
-from ..answer import Mask, Prediction
+from ..prediction import Mask, Prediction
 from .identity import MANUFACTURER, BundleIdentity, derived_uid
 
 if TYPE_CHECKING:

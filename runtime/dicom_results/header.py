@@ -21,8 +21,8 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import DA, TM, validate_value
 
-from ..answer import Prediction
 from ..errors import FoveolaError
+from ..prediction import Prediction
 
 NAMES = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")  # type 1
 EMPTY = ("PatientID", "PatientName", "AccessionNumber", "StudyID", "ReferringPhysicianName")  # type 2

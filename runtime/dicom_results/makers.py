@@ -15,9 +15,9 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, DT, TM
 
-from ..answer import Prediction
 from ..dicom.tags import BROKEN, BROKEN_TOO, quiet
 from ..errors import FoveolaError
+from ..prediction import Prediction
 from .capture import make_capture
 from .case import Case, Kind
 from .header import reference_header

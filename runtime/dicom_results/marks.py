@@ -25,7 +25,7 @@ from highdicom.pr import (
 from PIL.ImageCms import ImageCmsProfile, createProfile
 from pydicom.dataset import Dataset
 
-from ..answer import Box, Mask
+from ..prediction import Box, Mask
 from .case import LONGEST, Case
 from .contour import Polygon, outlines
 from .header import side_of

@@ -36,8 +36,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
-from ..answer import Box, Choice, Finding, Mask
-from ..answer import Measurement as Measured
+from ..prediction import Box, Choice, Finding, Mask
+from ..prediction import Measurement as Measured
 from . import codes as house
 from .case import Case
 from .identity import MANUFACTURER

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
-from ..answer import Mask
+from ..prediction import Mask
 from . import codes as house
 from .case import LONGEST, Case
 from .identity import MANUFACTURER

@@ -10,7 +10,7 @@ from collections import Counter
 
 import msgspec
 
-from ..answer import Prediction
+from ..prediction import Prediction
 from .identity import BundleIdentity
 
 Ink = tuple[int, int, int]  # red, green, blue, 0 to 255

@@ -19,9 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..answer import Prediction
 from ..durable import make_folder, write_file
 from ..errors import FoveolaError, MissingPartError, UsageError
+from ..prediction import Prediction
 from .case import KINDS, Kind
 from .identity import BundleIdentity
 from .words import is_answered

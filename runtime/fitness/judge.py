@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from ..answer import Quality
+from ..prediction import Quality
 from .copy import SIDE, Plane
 from .fundus import WIDE, measure_fundus
 from .manifest import TEMPLATE_SIDE, Bound, Fitness, FitnessKind, MeasureName

@@ -28,7 +28,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..answer import Prediction, prediction_json
 from ..bundle import MANIFEST, Bundle, open_bundle
 from ..engine import Tensor
 from ..errors import FoveolaError, MissingPartError
@@ -37,6 +36,7 @@ from ..golden import GOLDEN, pixel_digest
 from ..measure import rss_mib
 from ..offline import forbid_telemetry
 from ..predict import Predictor, choose_engine, engine_files
+from ..prediction import Prediction, prediction_json
 from ..source import open_source
 from ..tested import require_passed, run_self_test
 from ..verbs.verb import to_stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..answer import Box, Choice, Embedding, Finding, Measurement, Quality
+from ..prediction import Box, Choice, Embedding, Finding, Measurement, Quality
 from .frames import Answering
 
 _PARTS = {"findings": Finding, "choices": Choice, "measurements": Measurement, "boxes": Box}

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..answer import Mask, Prediction, prediction_json
 from ..bundle import open_bundle
 from ..dicom_results.identity import identity_of
 from ..dicom_results.write import parse_kinds, require_parts, write_about
 from ..errors import ExitCode, FoveolaError, MissingPartError, UsageError, printable
 from ..predict import Predictor, engine_files
+from ..prediction import Mask, Prediction, prediction_json
 from ..source import Source, open_source
 from .verb import DICOM_KINDS, Answer
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ..answer import Prediction, Quality
 from ..features import answer_features
 from ..manifest import Manifest
+from ..prediction import Prediction, Quality
 from .seen import Seen as Seen
 
 

@@ -28,7 +28,6 @@ from typing import Protocol
 
 import msgspec
 
-from ..answer import Prediction
 from ..benchmark.sensors import Sensors
 from ..durable import refused as cannot_write
 from ..durable import write_file
@@ -36,6 +35,7 @@ from ..errors import FoveolaError
 from ..histogram import Histogram
 from ..lock import locked
 from ..manifest import Manifest
+from ..prediction import Prediction
 from .day import DAY_NAME, Day, added, bundle_key, day_path, decode_day, encode_day, encode_watched, watched_of
 from .edges import edges_of
 from .observe import Seen, observe, unfit_vocabulary

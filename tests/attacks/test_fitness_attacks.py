@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from foveola.runtime.answer import Quality
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.fitness.fundus import measure_fundus
 from foveola.runtime.fitness.judge import Gate
 from foveola.runtime.fitness.manifest import Bound, Fitness, Novelty
 from foveola.runtime.fitness.radiograph import measure_radiograph
+from foveola.runtime.prediction import Quality
 
 TEMPLATE = np.eye(16, dtype="<f4")
 FITNESS = Fitness(

@@ -11,18 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from foveola.runtime.answer import (
-    Prediction,
-    decode,
-    decode_boxes,
-    prediction_json,
-    probabilities,
-    run_lengths,
-    threshold_of,
-)
+from foveola.runtime.answer import decode, decode_boxes, probabilities, threshold_of
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.image import mask_to_image, prepare
 from foveola.runtime.manifest import InputSpec, TaskOutput
+from foveola.runtime.prediction import Prediction, prediction_json, run_lengths
 from foveola.runtime.suppression import nms
 from foveola.runtime.task import Task
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from foveola.export.compare import compare_engines
-from foveola.runtime.answer import Embedding, Prediction, decode, directions, prediction_json
+from foveola.runtime.answer import decode, directions
 from foveola.runtime.box_map import comparable, comparable_outputs
 from foveola.runtime.bundle import Bundle
 from foveola.runtime.dicom_results.identity import BundleIdentity
@@ -20,6 +20,7 @@ from foveola.runtime.features import answer_features
 from foveola.runtime.image import Geometry
 from foveola.runtime.manifest import EngineName, InputSpec, Manifest, TaskOutput, decode_manifest, encode_manifest
 from foveola.runtime.predict import Predictor
+from foveola.runtime.prediction import Embedding, Prediction, prediction_json
 from foveola.runtime.selftest import make_golden, self_test
 from foveola.runtime.serve.openapi import document
 from foveola.runtime.task import Task

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import laplace
 
-from foveola.runtime.answer import Choice, Finding, Measurement, Prediction
 from foveola.runtime.features import answer_features, input_features
 from foveola.runtime.histogram import (
     BINS,
@@ -23,6 +22,7 @@ from foveola.runtime.histogram import (
     decile_edges,
     histograms,
 )
+from foveola.runtime.prediction import Choice, Finding, Measurement, Prediction
 
 RNG = np.random.default_rng(5)
 FLOATS = st.floats(allow_nan=True, allow_infinity=True, width=32)

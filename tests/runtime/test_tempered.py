@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foveola.runtime.answer import Prediction, decode, prediction_json, tempered
+from foveola.runtime.answer import decode, tempered
 from foveola.runtime.bundle import Bundle
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.image import prepare
@@ -26,6 +26,7 @@ from foveola.runtime.manifest import (
     encode_manifest,
 )
 from foveola.runtime.predict import Predictor
+from foveola.runtime.prediction import Prediction, prediction_json
 from foveola.runtime.selftest import make_golden, self_test
 from foveola.runtime.task import Task
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,13 @@ def finish(recipe: str, runs: Path, *changes: str) -> subprocess.CompletedProces
     )
     assert done.returncode in PROVED, done.stderr[-3000:]
     return done
+
+
+def refuse(recipe: Path, runs: Path, change: str, words: str) -> None:
+    """The changed recipe must be refused, and the last line on stderr must say so in these words (a pattern)."""
+    done = subprocess.run(command(str(recipe), runs, change), env=environment(), capture_output=True, text=True)
+    assert done.returncode in (ExitCode.REFUSED, ExitCode.USAGE), done.stderr
+    assert re.search(words, done.stderr.splitlines()[-1]), done.stderr
 
 
 def bundle_of(runs: Path, name: str) -> Path:

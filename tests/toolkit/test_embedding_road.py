@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from foveola.runtime.answer import prediction_json
 from foveola.runtime.bundle import open_bundle
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.manifest import InputSpec
 from foveola.runtime.predict import open_predictor
+from foveola.runtime.prediction import prediction_json
 from foveola.runtime.selftest import self_test
 from foveola.runtime.task import Task
 from foveola.toolkit.data.dataset import Dataset, read_dataset

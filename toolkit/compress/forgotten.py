@@ -31,7 +31,9 @@ from ..data.masks import IGNORE
 from ..parity.evidence import Flip
 from ..parity.flips import find_flips
 from ..parity.pairing import pair
-from ..proof.collect import Thresholds, cases_of, collect, references_of, teacher_predictions
+from ..proof.collect import cases_of, collect, references_of
+from ..proof.predictions import teacher_predictions
+from ..proof.rows import Thresholds
 
 FORGOTTEN = ("lost", "unknown", "disagree")  # kinds of flips that are fed back
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.answer import Prediction
+from ...runtime.prediction import Prediction
 from ...runtime.task import Kind, Task
 
 THRESHOLDED: tuple[Kind, ...] = ("binary", "multilabel", "detection")  # kinds whose threshold the proof looks at

@@ -17,7 +17,8 @@ from ..parity.drift import drifts
 from ..parity.evidence import Drift, Transfer
 from ..parity.prove import Beside
 from ..parity.transfer import carried_over, check_apart, transfers
-from .collect import Gathered, bundle_predictions, cases_of, collect, references_of
+from .collect import Gathered, cases_of, collect, references_of
+from .predictions import bundle_predictions
 
 LOCKED_ON = "val"  # where `export` locks the thresholds that ship
 

@@ -12,44 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from ...runtime.answer import Box, Prediction, decode
+from ...runtime.answer import decode
 from ...runtime.errors import FoveolaError
 from ...runtime.features import answer_features, input_features, quality_features
-from ...runtime.image import Geometry, decode_image, prepare
-from ...runtime.manifest import InputSpec, TaskOutput
+from ...runtime.image import decode_image, prepare
 from ...runtime.predict import Predictor
+from ...runtime.prediction import Prediction
 from ...runtime.task import Task
 from ..data.dataset import Dataset
 from ..parity.cases import Answers, Array, Cases, References
 from ..parity.protocol import Protocol
-from .answer_rows import THRESHOLDED, is_scored, mask_layers, score_row, score_width
-from .answer_rows import box_rows as box_rows
+from .answer_rows import mask_layers
 from .kept_answers import StoredAnswers
-from .mask_truth import (
-    Layers,
-    Truth,
-    Wanted,
-    dice_against,
-    dice_of,
-    marker_of,
-    marker_of_truth,
-    read_truth,
-    surfaces_against,
-    wanted_of,
-    worst_surfaces,
-)
+from .mask_truth import Truth, Wanted, marker_of_truth, read_truth, wanted_of
+from .predictions import Progress
+from .rows import Row, Thresholds, answers_of, has_answer, row_of
 
-if TYPE_CHECKING:
-    from ..answers import RawAnswers
-
-Progress = Callable[[int, int], None]
-Thresholds = Mapping[str, tuple[float, ...]]
 WORKERS = 2  # images in the works at once; while one is decoded, an engine answers about the other
 
 
@@ -68,17 +50,6 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     teacher: Answers
     students: dict[str, Answers]
     seen: dict[str, dict[str, Array]]
-
-
-class Row(msgspec.Struct, eq=False):
-    """What one model's answer to one image comes to, by task; what is absent is NaN (or None for boxes)."""
-
-    scores: dict[str, list[float]] = {}
-    dice: dict[str, list[float]] = {}
-    nsd: dict[str, list[float]] = {}
-    hd95: dict[str, list[float]] = {}
-    alike: dict[str, list[float]] = {}
-    boxes: dict[str, Array] = {}
 
 
 class Looked(msgspec.Struct, frozen=True, eq=False):
@@ -104,9 +75,6 @@ def cases_of(dataset: Dataset) -> Cases:
 def references_of(dataset: Dataset) -> References:
     """What the reference standard says, but for biomarkers."""
     return References(scores=dict(dataset.scalars), boxes=dict(dataset.boxes))
-
-
-# --- everybody at once ---
 
 
 def gather(
@@ -186,12 +154,11 @@ def _look(
 ) -> Looked:
     taught = stored.prediction(stored.places[dataset.samples[index].sha256])
     answered, seen = _ask(dataset, index, predictors, describe=describe)
-    size = next((one.masks[0].pixels.shape for one in (taught, *answered.values()) if one and one.masks), None)
     masked = [task for task in tasks if task.kind == "segmentation"]
-    truths = {
-        task.name: None if size is None else read_truth(dataset, task, index, (size[0], size[1])) for task in masked
+    truths = _truths(masked, dataset, index, (taught, *answered.values()))
+    layers = {
+        task.name: mask_layers(task, taught) for task in masked if taught is not None and has_answer(task, taught)
     }
-    layers = {task.name: mask_layers(task, taught) for task in masked if taught is not None and _has(task, taught)}
     classes = {task.name: task.classes for task in masked}
     reference = {}
     for name, marker in wanted.markers.items():
@@ -203,6 +170,16 @@ def _look(
         students={engine: row_of(tasks, one, truths, wanted, layers) for engine, one in answered.items()},
         seen=seen,
     )
+
+
+def _truths(
+    masked: Sequence[Task], dataset: Dataset, index: int, answers: Sequence[Prediction | None]
+) -> dict[str, Truth | None]:
+    """Read the reference's masks of one image at the size of the answers' masks; None where nobody answered one."""
+    size = next((one.masks[0].pixels.shape for one in answers if one is not None and one.masks), None)
+    return {
+        task.name: None if size is None else read_truth(dataset, task, index, (size[0], size[1])) for task in masked
+    }
 
 
 def _ask(
@@ -230,9 +207,6 @@ def _ask(
     return answered, {"": input_features(x_CHW) | quality, **given}
 
 
-# --- one model's answers ---
-
-
 def collect(
     tasks: Sequence[Task],
     dataset: Dataset,
@@ -256,178 +230,5 @@ def collect(
     wanted, rows = wanted_of(protocol), []
     masked = [task for task in tasks if task.kind == "segmentation"]
     for index, prediction in enumerate(predictions):
-        size = prediction.masks[0].pixels.shape if prediction is not None and prediction.masks else None
-        truths = {
-            task.name: None if size is None else read_truth(dataset, task, index, (size[0], size[1])) for task in masked
-        }
-        rows.append(row_of(tasks, prediction, truths, wanted))
+        rows.append(row_of(tasks, prediction, _truths(masked, dataset, index, [prediction]), wanted))
     return answers_of(tasks, rows, thresholds, wanted)
-
-
-def row_of(
-    tasks: Sequence[Task],
-    prediction: Prediction | None,
-    truths: Mapping[str, Truth | None],
-    wanted: Wanted,
-    beside: Mapping[str, Layers] | None = None,
-) -> Row:
-    """Turn one model's answer to one image into numbers.
-
-    Args:
-        tasks: those that are asked.
-        prediction: the answer; None where there is none.
-        truths: the reference's masks by segmentation task; None where there are none.
-        wanted: what is measured beside Dice.
-        beside: the teacher's masks by segmentation task, for a student's agreement with it.
-    """
-    row = Row()
-    if prediction is None:
-        row.alike = {name: [0.0] * len(layers) for name, layers in (beside or {}).items()}  # agrees with nothing
-        for name, rules in wanted.surfaces.items() if beside is not None else ():
-            truth = truths.get(name)
-            if truth is not None:
-                row.nsd[name], row.hd95[name] = worst_surfaces(truth, rules)
-    for task in tasks if prediction is not None else ():
-        assert prediction is not None
-        if not _has(task, prediction):
-            continue
-        if task.kind == "detection":
-            row.boxes[task.name] = box_rows(task, prediction)
-        elif is_scored(task):
-            row.scores[task.name] = score_row(task, prediction)
-        else:
-            _measure_masks(row, task, mask_layers(task, prediction), truths.get(task.name), wanted, beside or {})
-    return row
-
-
-def _measure_masks(
-    row: Row, task: Task, layers: Layers, truth: Truth | None, wanted: Wanted, beside: Mapping[str, Layers]
-) -> None:
-    if truth is not None:
-        row.dice[task.name] = dice_against(truth, layers)
-        if task.name in wanted.surfaces:
-            row.nsd[task.name], row.hd95[task.name] = surfaces_against(truth, layers, wanted.surfaces[task.name])
-    if task.name in beside:
-        row.alike[task.name] = dice_of(beside[task.name], layers)
-    for name, marker in wanted.markers.items():
-        if marker.task == task.name:
-            row.scores[name] = [marker_of(marker, task.classes, layers, truth)]
-
-
-def answers_of(
-    tasks: Sequence[Task], rows: Sequence[Row], thresholds: Thresholds, wanted: Wanted, *, beside: bool = False
-) -> Answers:
-    """Stack one model's rows, in the order of the cases; `beside`: they tell the agreement of masks, too."""
-    masked = {task.name: len(task.classes) for task in tasks if task.kind == "segmentation"}
-    surfaces = {name: width for name, width in masked.items() if name in wanted.surfaces}
-    scored = {task.name: score_width(task) for task in tasks if is_scored(task)} | dict.fromkeys(wanted.markers, 1)
-
-    def table(field: str, widths: Mapping[str, int]) -> dict[str, NDArray[np.floating]]:
-        return {
-            name: np.array([getattr(row, field).get(name, [np.nan] * width) for row in rows]).reshape(len(rows), width)
-            for name, width in widths.items()
-        }
-
-    return Answers(
-        scores=table("scores", scored),
-        dice=table("dice", masked),
-        nsd=table("nsd", surfaces),
-        hd95=table("hd95", surfaces),
-        alike=table("alike", masked) if beside else {},
-        boxes={
-            task.name: tuple(row.boxes.get(task.name) for row in rows) for task in tasks if task.kind == "detection"
-        },
-        thresholds={
-            task.name: tuple(thresholds[task.name])
-            for task in tasks
-            if task.kind in THRESHOLDED and task.name in thresholds
-        },
-    )
-
-
-def _has(task: Task, prediction: Prediction) -> bool:
-    """Whether there is an answer to the task; no box is one."""
-    match task.kind:
-        case "binary" | "multilabel":
-            return any(one.task == task.name for one in prediction.findings)
-        case "multiclass" | "ordinal":
-            return any(one.task == task.name for one in prediction.choices)
-        case "regression":
-            return any(one.task == task.name for one in prediction.measurements)
-        case "segmentation":
-            return any(one.task == task.name for one in prediction.masks)
-        case "embedding":
-            return any(one.task == task.name for one in prediction.embeddings)
-        case "detection":
-            return True
-
-
-# --- predictions ---
-
-
-def bundle_predictions(
-    predictor: Predictor, dataset: Dataset, progress: Progress | None = None
-) -> Iterator[Prediction | None]:
-    """The bundle's answer to each image file, in order; None where it refuses to answer."""
-    for done, sample in enumerate(dataset.samples, 1):
-        try:
-            yield predictor.predict(sample.path)
-        except FoveolaError:  # no answer is the worst answer; the proof counts and names it
-            yield None
-        if progress is not None:
-            progress(done, len(dataset))
-
-
-def teacher_predictions(
-    tasks: Sequence[Task],
-    answers: RawAnswers,
-    geometries: Sequence[Geometry],
-    spec: InputSpec,
-    scale: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]],
-    locked: Thresholds,
-) -> Iterator[Prediction]:
-    """A teacher's raw answers as predictions, decoded as the device would."""
-    dense = [task for task in tasks if task.kind != "detection"]
-    outputs = tuple(
-        TaskOutput(
-            task=task,
-            tensors=(task.name,),
-            thresholds=locked.get(task.name, ()),
-            mean=scale[task.name][0] if task.kind == "regression" else (),
-            std=scale[task.name][1] if task.kind == "regression" else (),
-        )
-        for task in dense
-    )
-    for i, geometry in enumerate(geometries):
-        raw = {task.name: answers.raw[task.name][i : i + 1] for task in dense}
-        prediction = decode(outputs, raw, geometry, spec)
-        boxes = [
-            box
-            for task in tasks
-            if task.kind == "detection"
-            for box in _boxes(task, geometry.boxes_to_image(answers.boxes[task.name][i]), locked[task.name])
-        ]
-        yield Prediction(
-            findings=prediction.findings,
-            choices=prediction.choices,
-            measurements=prediction.measurements,
-            masks=prediction.masks,
-            boxes=tuple(boxes),
-            embeddings=prediction.embeddings,
-        )
-
-
-def _boxes(task: Task, boxes: NDArray[np.float32], thresholds: tuple[float, ...]) -> list[Box]:
-    return [
-        Box(
-            task=task.name,
-            label=task.classes[int(label)],
-            score=score,
-            x1=x1,
-            y1=y1,
-            x2=x2,
-            y2=y2,
-            positive=score >= thresholds[int(label)],
-        )
-        for x1, y1, x2, y2, score, label in boxes.tolist()
-    ]

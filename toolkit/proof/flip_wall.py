@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.answer import Prediction
 from ...runtime.errors import FoveolaError
 from ...runtime.image import read_image
+from ...runtime.prediction import Prediction
 from ...runtime.task import Task
 from ..data.dataset import Dataset, load_mask
 from ..parity.evidence import Flip

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from ...runtime.answer import Prediction
 from ...runtime.bundle import Bundle
 from ...runtime.errors import FoveolaError, UsageError
 from ...runtime.manifest import EngineName
 from ...runtime.predict import Predictor
+from ...runtime.prediction import Prediction
 from ...runtime.task import Task
 from ..data.dataset import Dataset
 from ..parity.cases import Cases

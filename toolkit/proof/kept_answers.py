@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import __version__
-from ...runtime.answer import Box, Choice, Embedding, Finding, Mask, Measurement, Prediction
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import Sha256
+from ...runtime.prediction import Box, Choice, Embedding, Finding, Mask, Measurement, Prediction
 from ...runtime.task import Task
 from ..parity.cases import Answers
 from .answer_rows import THRESHOLDED, box_rows, is_scored, mask_layers, score_row, score_width

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from ...runtime.answer import Prediction
+from ...runtime.prediction import Prediction
 from ..answers import answer_images
 from ..data.arrays import prepare_arrays
 from ..data.dataset import Dataset
 from ..models.network import Teacher
-from .collect import Thresholds, teacher_predictions
 from .kept_answers import StoredAnswers, store_answers
+from .predictions import teacher_predictions
+from .rows import Thresholds
 
 AT_ONCE = 64  # images that are prepared and asked about together, so that memory stays small
 Progress = Callable[[int, int], None]

@@ -17,9 +17,9 @@ from pydicom.uid import (
     OphthalmicPhotography8BitImageStorage,
 )
 
-from foveola.runtime.answer import Box, Choice, Finding, Mask, Measurement, Prediction, Quality
 from foveola.runtime.dicom_results.identity import BundleIdentity
 from foveola.runtime.dicom_results.write import write_results
+from foveola.runtime.prediction import Box, Choice, Finding, Mask, Measurement, Prediction, Quality
 
 ROWS, COLUMNS = 48, 64
 NOW = datetime(2026, 3, 4, 5, 6, 7)

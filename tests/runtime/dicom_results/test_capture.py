@@ -11,10 +11,10 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from foveola.runtime.answer import Finding, Prediction
 from foveola.runtime.dicom_results.identity import BundleIdentity
 from foveola.runtime.dicom_results.words import MOST_LINES, WIDEST, caption, mask_ink
 from foveola.runtime.dicom_results.write import make_results
+from foveola.runtime.prediction import Finding, Prediction
 
 from .conftest import COLUMNS, ROWS, Written
 

@@ -15,10 +15,10 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from foveola.runtime.answer import Prediction
 from foveola.runtime.dicom_results.identity import BundleIdentity
 from foveola.runtime.dicom_results.write import write_results
 from foveola.runtime.errors import FoveolaError
+from foveola.runtime.prediction import Prediction
 
 from .conftest import NOW, Written, mask
 

@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from foveola.runtime.answer import Prediction
+from foveola.runtime.prediction import Prediction
 
 from .conftest import COLUMNS, ROWS, Written, mask
 

@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from foveola.runtime.answer import Box, Choice, Measurement, Prediction, Quality
+from foveola.runtime.prediction import Box, Choice, Measurement, Prediction, Quality
 
 from .conftest import COLUMNS, ROWS, Written, header
 

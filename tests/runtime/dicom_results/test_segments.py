@@ -10,7 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from foveola.runtime.answer import Prediction
+from foveola.runtime.prediction import Prediction
 
 from .conftest import COLUMNS, ROWS, Written, mask
 

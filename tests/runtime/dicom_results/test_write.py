@@ -21,11 +21,11 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from foveola.runtime.answer import Prediction
 from foveola.runtime.bundle import Bundle
 from foveola.runtime.dicom_results.identity import BundleIdentity, identity_of
 from foveola.runtime.dicom_results.write import make_results, parse_kinds, write_results
 from foveola.runtime.errors import FoveolaError, MissingPartError, UsageError
+from foveola.runtime.prediction import Prediction
 
 from .conftest import NOW, Written, mask
 

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 from scipy.spatial.distance import mahalanobis
 
-from foveola.runtime.answer import Prediction, Quality, prediction_json
 from foveola.runtime.bundle import Bundle
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.fitness.judge import NOVEL, REASONS, UNMEASURED, Gate, reasons_of
@@ -20,6 +19,7 @@ from foveola.runtime.fitness.manifest import Bound, Fitness, Novelty
 from foveola.runtime.fitness.novelty import Distance
 from foveola.runtime.manifest import Manifest, encode_manifest
 from foveola.runtime.predict import Predictor
+from foveola.runtime.prediction import Prediction, Quality, prediction_json
 
 BundleWith = Callable[[dict[str, bytes]], Bundle]
 TEMPLATE = np.eye(16, dtype="<f4").tobytes()

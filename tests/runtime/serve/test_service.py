@@ -21,10 +21,10 @@ import pytest
 
 from foveola.export.signing import sign_members
 from foveola.runtime.__main__ import main
-from foveola.runtime.answer import prediction_json
 from foveola.runtime.bundle import Bundle, write_bundle
 from foveola.runtime.manifest import Manifest, encode_manifest
 from foveola.runtime.predict import Predictor
+from foveola.runtime.prediction import prediction_json
 
 from .conftest import Running
 

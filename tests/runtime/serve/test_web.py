@@ -17,10 +17,10 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from foveola.runtime.answer import prediction_json
 from foveola.runtime.bundle import Bundle
 from foveola.runtime.errors import FoveolaError, MissingPartError, UsageError
 from foveola.runtime.predict import Predictor
+from foveola.runtime.prediction import prediction_json
 from foveola.runtime.serve.listen import Address, HttpServer, parse_address
 from foveola.runtime.serve.node import Node
 from foveola.runtime.serve.openapi import document

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foveola.runtime.answer import Box, Finding, Mask, Prediction, Quality
 from foveola.runtime.fitness.manifest import Bound, Fitness
 from foveola.runtime.histogram import Reference, histograms
 from foveola.runtime.manifest import (
@@ -22,6 +21,7 @@ from foveola.runtime.manifest import (
     Provenance,
     TaskOutput,
 )
+from foveola.runtime.prediction import Box, Finding, Mask, Prediction, Quality
 from foveola.runtime.task import Task
 from foveola.runtime.watch.audit import Audit
 from foveola.runtime.watch.watch import Limits, Watch

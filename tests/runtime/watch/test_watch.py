@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import foveola.runtime.watch.watch as module
-from foveola.runtime.answer import Prediction, Quality
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.manifest import Manifest, encode_manifest
+from foveola.runtime.prediction import Prediction, Quality
 from foveola.runtime.watch.day import Day, added, decode_day, encode_day, read_folder
 from foveola.runtime.watch.edges import LATENCY_S, TEMPERATURE_C, edges_of
 from foveola.runtime.watch.observe import Seen, observe
@@ -230,7 +230,7 @@ def test_counts_beyond_all_bounds_stay_at_the_bound() -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from foveola.runtime.answer import Prediction
+from foveola.runtime.prediction import Prediction
 from foveola.runtime.manifest import decode_manifest
 from foveola.runtime.watch.watch import Limits, Watch
 watch = Watch(Path(sys.argv[1]), decode_manifest(Path(sys.argv[2]).read_bytes()), Limits(flush_s=0))

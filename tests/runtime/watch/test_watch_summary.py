@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foveola.runtime.__main__ import main
-from foveola.runtime.answer import Prediction
 from foveola.runtime.errors import FoveolaError, UsageError
 from foveola.runtime.manifest import Manifest
+from foveola.runtime.prediction import Prediction
 from foveola.runtime.watch.day import watched_of
 from foveola.runtime.watch.picture import draw
 from foveola.runtime.watch.summary import Summary, decode_export, encode_export, summarise, told

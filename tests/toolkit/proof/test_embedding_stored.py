@@ -6,9 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from foveola.runtime.answer import Embedding, Finding, Prediction, directions
+from foveola.runtime.answer import directions
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.manifest import TaskOutput
+from foveola.runtime.prediction import Embedding, Finding, Prediction
 from foveola.runtime.task import Task
 from foveola.toolkit.pack.pages import _answer
 from foveola.toolkit.proof.answer_rows import is_scored, score_row, score_width

@@ -21,8 +21,9 @@ from foveola.toolkit.data.samples import Columns
 from foveola.toolkit.parity.evidence import Evidence, decode_evidence
 from foveola.toolkit.parity.protocol import Biomarker, Rule, TaskRules, usual_protocol
 from foveola.toolkit.proof.cases import read_cases
-from foveola.toolkit.proof.collect import bundle_predictions, collect, gather
+from foveola.toolkit.proof.collect import collect, gather
 from foveola.toolkit.proof.kept_answers import store_answers
+from foveola.toolkit.proof.predictions import bundle_predictions
 from foveola.toolkit.proof.stored_answers import read_answers, write_answers
 
 BASE = ("parity", "tiny.foveola", "--data", "cases", "--teacher", "answers.npz")

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import f1_score
 
-from foveola.runtime.answer import Box, Choice, Finding, Mask, Measurement, Prediction
 from foveola.runtime.errors import FoveolaError
+from foveola.runtime.prediction import Box, Choice, Finding, Mask, Measurement, Prediction
 from foveola.runtime.task import Task
 from foveola.toolkit.data.dataset import Columns, Dataset, read_dataset
 from foveola.toolkit.parity.protocol import Biomarker, Protocol, Rule, TaskRules
 from foveola.toolkit.parity.surface import surface_measures
 from foveola.toolkit.proof.answer_rows import box_rows, is_scored, mask_layers, score_row, score_width
-from foveola.toolkit.proof.collect import row_of
 from foveola.toolkit.proof.mask_truth import (
     Truth,
     dice_against,
@@ -30,6 +29,7 @@ from foveola.toolkit.proof.mask_truth import (
     wanted_of,
     worst_surfaces,
 )
+from foveola.toolkit.proof.rows import row_of
 
 Layers = NDArray[np.bool_]
 SIZE = (12, 16)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from foveola.runtime.answer import Box, Choice, Finding, Mask, Measurement, Prediction, prediction_json
 from foveola.runtime.errors import FoveolaError, UsageError
+from foveola.runtime.prediction import Box, Choice, Finding, Mask, Measurement, Prediction, prediction_json
 from foveola.runtime.task import Task
 from foveola.toolkit.proof.kept_answers import AnswersMeta, PackedMasks, StoredAnswers, store_answers
 from foveola.toolkit.proof.stored_answers import decode_answers, encode_answers, read_answers, write_answers

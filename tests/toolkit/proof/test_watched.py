@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 
 from foveola.export.signing import make_keys, sign_members
-from foveola.runtime.answer import Finding, Prediction
 from foveola.runtime.bundle import Bundle, open_bundle, write_bundle
 from foveola.runtime.errors import FoveolaError
 from foveola.runtime.histogram import Reference, histograms
@@ -27,6 +26,7 @@ from foveola.runtime.manifest import (
     TaskOutput,
     encode_manifest,
 )
+from foveola.runtime.prediction import Finding, Prediction
 from foveola.runtime.task import Task
 from foveola.runtime.watch.summary import encode_export, summarise
 from foveola.runtime.watch.watch import Limits, Watch

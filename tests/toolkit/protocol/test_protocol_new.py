@@ -12,7 +12,6 @@ from PIL import Image
 from scipy.stats import norm
 from small import TASKS
 
-from foveola.runtime.answer import Finding, Prediction
 from foveola.runtime.bundle import write_bundle
 from foveola.runtime.errors import FoveolaError, UsageError
 from foveola.runtime.manifest import (
@@ -25,6 +24,7 @@ from foveola.runtime.manifest import (
     TaskOutput,
     encode_manifest,
 )
+from foveola.runtime.prediction import Finding, Prediction
 from foveola.runtime.task import Task
 from foveola.toolkit import cli, pipeline
 from foveola.toolkit.commands.run import load_recipe
