@@ -30,6 +30,7 @@ from foveola.runtime.measure import latency
 from foveola.toolkit.compress.quantise import FLOAT_GRAPH
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.data.dataset import Dataset, calibration_set
+from foveola.toolkit.finished import read_locked
 from foveola.toolkit.models.dense_teacher import as_graph
 from foveola.toolkit.models.network import load_network
 from foveola.toolkit.models.outputs import graph_outputs
@@ -45,7 +46,6 @@ from foveola.toolkit.stages.data import dataset_of
 from foveola.toolkit.stages.protocol import PROTOCOL_STEP
 from foveola.toolkit.stages.table import STAGES
 from foveola.toolkit.teachers.load import load_teacher
-from foveola.toolkit.train import read_locked
 from foveola.toolkit.variants.adhoc import adhoc_work
 from foveola.toolkit.variants.timing import measure
 

@@ -29,6 +29,7 @@ from foveola.toolkit.compress.quantise import INT8_GRAPH, quantise_student
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.data.dataset import Columns, Dataset, read_dataset
 from foveola.toolkit.data.phantom_twins import MEASURES, OUTCOMES, make_twins
+from foveola.toolkit.finished import teacher_answers
 from foveola.toolkit.fit import forget
 from foveola.toolkit.knobs import Lessons, Plan, Shape
 from foveola.toolkit.models.network import load_network
@@ -37,7 +38,7 @@ from foveola.toolkit.teachers.comprer.judge import embed
 from foveola.toolkit.teachers.comprer.learn import Pretrained
 from foveola.toolkit.teachers.comprer.pairing import pairs_across, pairs_along
 from foveola.toolkit.teachers.comprer.teacher import ComprerTeacher, teacher_of
-from foveola.toolkit.train import distil_student, teacher_answers
+from foveola.toolkit.train import distil_student
 from foveola.toolkit.variants.slack import ask
 
 CODE = "code"

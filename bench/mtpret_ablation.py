@@ -31,6 +31,8 @@ from foveola.toolkit.data.arrays import Arrays, prepare_arrays
 from foveola.toolkit.data.dataset import Dataset
 from foveola.toolkit.data.join import read_joined
 from foveola.toolkit.data.samples import Columns, Source
+from foveola.toolkit.finished import read_history
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Augment, Plan, Shape
 from foveola.toolkit.models.network import Network, load_network
 from foveola.toolkit.score import score_answers
@@ -41,7 +43,7 @@ from foveola.toolkit.teachers.pretrain import Contrastive, pretrain
 from foveola.toolkit.teachers.probe import linear_probe, pooled_features
 from foveola.toolkit.teachers.start import start_from_step
 from foveola.toolkit.teachers.visits import Rounds
-from foveola.toolkit.train import new_network, read_history, train_teacher
+from foveola.toolkit.train import train_teacher
 
 BACKBONE = "resnet18"
 SPEC = InputSpec(height=64, width=64, channels=1, window="percentile", mean=(122.786 / 255,), std=(18.390 / 255,))

@@ -11,6 +11,7 @@ from ..runtime.manifest import InputSpec
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(gt=0)]
+Whole = Annotated[int, Meta(ge=0)]
 Above = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Optimizer = Literal["adamw", "adam", "sgd"]

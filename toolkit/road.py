@@ -20,13 +20,14 @@ from ..runtime.manifest import Arithmetic, EngineName
 from .compress.lessons import write_taught
 from .compress.quantise import quantise_student
 from .data.dataset import Dataset
+from .finished import lock_teacher, teacher_answers
 from .knobs import Lessons, Plan, Shape
 from .models.network import Teacher
 from .parity.evidence import Evidence
 from .proof.recipe import prove_bundle
 from .ship import CORE, make_core, sign_core
 from .stage import digest_of
-from .train import distil_student, lock_teacher, teacher_answers
+from .train import distil_student
 
 
 def compress_teacher(

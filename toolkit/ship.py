@@ -53,6 +53,7 @@ from .data.dataset import Dataset
 from .explain.record import LAYERS_FILE
 from .fitness.bundle import bundle_fitness
 from .fitness.knobs import FitnessKnobs
+from .json_files import write_json
 from .models.network import load_network
 from .models.outputs import task_outputs
 from .parity.evidence import EVIDENCE, PROOF, decode_evidence
@@ -60,7 +61,6 @@ from .proof.recipe import SHIPPED, SHIPPED_REPORT
 from .score import lock_thresholds
 from .stage import digest_path
 from .temperature import read_temperatures, warmed
-from .train import write_json
 from .variants.form import Pairs, torch_raw
 from .variants.make import Nncf, Pick, make_variants
 from .variants.table import VARIANTS

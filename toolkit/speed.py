@@ -21,6 +21,7 @@ from ..runtime.measure import Latency, latency
 from ..runtime.predict import Predictor
 from .data.dataset import Dataset
 from .explain.record import LAYERS_FILE, read_explained
+from .json_files import write_json
 from .models.network import Teacher
 from .parity.evidence import EVIDENCE, decode_evidence
 from .proof.provenance import here
@@ -29,7 +30,6 @@ from .report.render import render_report
 from .report.table import Speed
 from .teachers.load import load_teacher
 from .teachers.team import Team
-from .train import write_json
 from .variants.table import VARIANTS, read_variants
 
 SPEEDS = "speeds.json"

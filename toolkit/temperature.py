@@ -28,8 +28,8 @@ from .answers import RawAnswers
 from .compress.quantise import INT8_GRAPH
 from .data.arrays import prepare_arrays
 from .data.dataset import Dataset
+from .json_files import write_json
 from .models.network import load_network
-from .train import write_json
 
 TEMPERATURES = "temperature.json"
 COLDEST, WARMEST = 0.05, 20.0

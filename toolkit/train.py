@@ -8,33 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
-import msgspec
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from ..runtime.errors import FoveolaError
 from ..runtime.manifest import InputSpec
-from .answers import RawAnswers, Scale, answer_images, rescaled
-from .batches import TrainingData
-from .checkpoint import Epoch, Objective
+from .answers import RawAnswers, Scale, rescaled
+from .checkpoint import Objective
 from .compress.distill import Distilled
 from .compress.embedding_lessons import check_embeddings
-from .course import Course, Report, Scores
-from .data.arrays import Arrays, prepare_arrays
+from .course import Course, Report
 from .data.dataset import Dataset
-from .fit import Supervised, fit, forget
+from .finished import finish
+from .fit import Supervised, fit
+from .fresh import new_network
 from .knobs import Lessons, Plan, Shape
-from .models.network import Architecture, Network, Teacher, save_network
-from .score import lock_thresholds, score_answers, with_agreement
-from .teachers.built import BuiltTeacher, save_teacher
+from .models.network import Network
+from .supervision import check_splits, labelled, training_data, validation
 from .teachers.start import start_backbone, start_from_step
-from .workers import leads
-
-HISTORY, LOCKED = "history.json", "locked.json"
 
 
 def train_teacher(
@@ -240,94 +231,6 @@ def _seen(spec: InputSpec) -> str:
     return f"{spec.width} x {spec.height} (crop {spec.crop}, fit {spec.fit})"
 
 
-def teacher_answers(
-    teacher: Teacher,
-    dataset: Dataset,
-    *,
-    cache: Path | None = None,
-    hint: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-) -> RawAnswers:
-    """A teacher's answers to all cases of a data set, through its own preprocessing."""
-    arrays = prepare_arrays(dataset, teacher.input, cache=cache)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if isinstance(teacher, torch.nn.Module):
-        teacher.to(device).eval()
-    return answer_images(teacher, arrays.images, hint=hint, device=device, progress=progress)
-
-
-def lock_teacher(teacher: Teacher, dataset: Dataset, *, cache: Path | None = None) -> dict[str, tuple[float, ...]]:
-    """A teacher's decision thresholds by task, locked on the validation split by each task's operating point."""
-    val = dataset.subset("val")
-    return lock_thresholds(
-        teacher.tasks,
-        teacher_answers(teacher, val, cache=cache, hint=False),
-        prepare_arrays(val, teacher.input, cache=cache),
-    )
-
-
-def new_network(
-    role: Literal["teacher", "student"], dataset: Dataset, shape: Shape, seed: int, scale: Scale | None = None
-) -> Network:
-    """A network for the tasks of a data set, with random weights from the seed.
-
-    Args:
-        role: which heads it has.
-        dataset: with train cases, whose measures say the scale.
-        shape: the network.
-        seed: of the weights.
-        scale: of the regression tasks that it names, in place of the train split's own.
-    """
-    mean, std = target_scale(dataset.subset("train"))
-    given = {name: pair for name, pair in (scale or {}).items() if name in mean}
-    mean |= {name: pair[0] for name, pair in given.items()}
-    std |= {name: pair[1] for name, pair in given.items()}
-    torch.manual_seed(seed)
-    return Network(
-        Architecture(
-            role=role,
-            backbone=shape.backbone,
-            input=shape.input,
-            tasks=dataset.tasks,
-            width=shape.width,
-            mask_stride=shape.mask_stride,
-            box_stride=shape.box_stride,
-            output_stride=shape.output_stride,
-            target_mean=mean,
-            target_std=std,
-        )
-    )
-
-
-def target_scale(train: Dataset) -> tuple[dict[str, tuple[float, ...]], dict[str, tuple[float, ...]]]:
-    """Mean and standard deviation of every regression target over the known train cases."""
-    means, stds = {}, {}
-    for task in train.tasks:
-        if task.kind != "regression":
-            continue
-        values = train.scalars[task.name].astype(np.float64)
-        known = [column[~np.isnan(column)] for column in values.T]
-        if any(len(column) == 0 for column in known):
-            raise FoveolaError(f"task {task.name!r}", "no train case has a value", "fill its column, or drop the task")
-        flat = [name for name, column in zip(task.classes, known, strict=True) if column.min() == column.max()]
-        if flat:
-            fault = f"{flat[0]} has one value only in all {len(train)} train cases"
-            raise FoveolaError(
-                f"task {task.name!r}", fault, "a constant cannot be learned: look at its column, or drop it"
-            )
-        means[task.name] = tuple(float(column.mean()) for column in known)
-        stds[task.name] = tuple(float(column.std()) for column in known)
-    return means, stds
-
-
-def check_splits(dataset: Dataset) -> None:
-    """Refuse a data set without training or validation cases."""
-    for name in ("train", "val"):
-        count = len(dataset.subset(name))
-        if count < 2:
-            raise FoveolaError(str(dataset.root), f"{count} case(s) in split {name!r}", "at least two are needed")
-
-
 def _train(
     objective: Objective,
     dataset: Dataset,
@@ -355,89 +258,3 @@ def _train(
     history = fit(objective, course, seed=seed, folder=folder, report=report, log=log)
     finish(network, dataset, history, folder, cache)
     return network
-
-
-def training_data(
-    network: Network,
-    dataset: Dataset,
-    cache: Path,
-    report: Report,
-    answers: RawAnswers | None = None,
-    scale: float = 1.0,
-) -> tuple[TrainingData, list[str]]:
-    """The train split as a network of these tasks needs it, and the images' names."""
-    train, plan = dataset.subset("train"), network.architecture
-    arrays = prepare_arrays(train, network.input, cache=cache, progress=preparing(report))
-    data = TrainingData(arrays, network.tasks, plan.target_mean, plan.target_std, answers, scale)
-    return data, [sample.key for sample in arrays.samples]
-
-
-def labelled(dataset: Dataset) -> NDArray[np.int64]:
-    """Places of the images that have a target for any task."""
-    return np.flatnonzero(np.any([dataset.known(task.name) for task in dataset.tasks], axis=0))
-
-
-def validation(
-    dataset: Dataset, network: Network, cache: Path, report: Report, taught: RawAnswers | None = None
-) -> Callable[[nn.Module], Scores]:
-    """A function that scores a network on the labelled images of the validation split.
-
-    Args:
-        dataset: the cases.
-        network: how it is fed.
-        cache: where decoded images are kept.
-        report: progress.
-        taught: a teacher's answers to all of the split, by which embeddings are judged too (`score.with_agreement`).
-    """
-    val = dataset.subset("val")
-    places = labelled(val)
-    val = val.take(places)
-    taught = None if taught is None else taught.take(places.tolist())
-    arrays = prepare_arrays(val, network.input, cache=cache, progress=preparing(report))
-
-    def validate(candidate: nn.Module) -> Scores:
-        assert isinstance(candidate, Network)
-        answers = _answers(candidate, arrays)
-        scores = score_answers(candidate.tasks, answers, arrays, candidate.target_scale)
-        return scores if taught is None else with_agreement(scores, candidate.tasks, answers, taught)
-
-    return validate
-
-
-def preparing(report: Report) -> Callable[[int, int], None]:
-    """Progress of decoding, in the words of a training's progress."""
-    return lambda done, total: report(done, total, "decoding images")
-
-
-def finish(network: Network | BuiltTeacher, dataset: Dataset, history: list[Epoch], folder: Path, cache: Path) -> None:
-    """Save a trained network or teacher with its history and its thresholds, locked on the validation split."""
-    network.cpu()
-    if not leads():
-        return
-    if isinstance(network, BuiltTeacher):
-        save_teacher(network, folder)
-    else:
-        save_network(network, folder)
-    write_json(folder / HISTORY, history)
-    write_json(folder / LOCKED, lock_teacher(network.eval(), dataset, cache=cache))
-    forget(folder)
-
-
-def _answers(network: Network, arrays: Arrays) -> RawAnswers:
-    device = next(network.parameters()).device
-    return answer_images(network.eval(), arrays.images, device=device)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write canonical JSON."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=1) + b"\n")
-
-
-def read_history(folder: Path) -> list[Epoch]:
-    """The history of a finished training."""
-    return msgspec.json.decode((folder / HISTORY).read_bytes(), type=list[Epoch])
-
-
-def read_locked(folder: Path) -> dict[str, tuple[float, ...]]:
-    """The thresholds that a training locked on its validation split, by task."""
-    return msgspec.json.decode((folder / LOCKED).read_bytes(), type=dict[str, tuple[float, ...]])

@@ -19,6 +19,7 @@ from foveola.runtime.prediction import prediction_json
 from foveola.runtime.selftest import self_test
 from foveola.runtime.task import Task
 from foveola.toolkit.data.dataset import Dataset, read_dataset
+from foveola.toolkit.finished import lock_teacher
 from foveola.toolkit.knobs import Augment, Plan, Shape
 from foveola.toolkit.parity.evidence import Evidence
 from foveola.toolkit.pipeline import run
@@ -26,7 +27,6 @@ from foveola.toolkit.recipe import parse_recipe
 from foveola.toolkit.road import compress_teacher
 from foveola.toolkit.stages.table import STAGES
 from foveola.toolkit.teachers.external import GivenTeacher
-from foveola.toolkit.train import lock_teacher
 
 SPEC = InputSpec(height=64, width=64, channels=1)
 TASK = Task(name="likeness", kind="embedding", size=8, classes=("upright",))

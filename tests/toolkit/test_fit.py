@@ -17,10 +17,12 @@ from foveola.toolkit.batches import Batch, TrainingData
 from foveola.toolkit.course import Course, Scores
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.data.dataset import Dataset
+from foveola.toolkit.finished import read_history, read_locked
 from foveola.toolkit.fit import Supervised
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Plan
 from foveola.toolkit.models.network import load_network
-from foveola.toolkit.train import new_network, read_history, read_locked, train_teacher
+from foveola.toolkit.train import train_teacher
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from foveola.runtime.manifest import TemperatureFit
 from foveola.runtime.task import Task
 from foveola.toolkit.answers import RawAnswers
 from foveola.toolkit.data.dataset import Dataset
+from foveola.toolkit.json_files import write_json
 from foveola.toolkit.score import lock_thresholds
 from foveola.toolkit.temperature import (
     COLDEST,
@@ -32,7 +33,6 @@ from foveola.toolkit.temperature import (
     read_temperatures,
     warmed,
 )
-from foveola.toolkit.train import write_json
 
 BINARY = Task(name="t", kind="binary", classes=("no", "yes"))
 LABELS = Task(name="t", kind="multilabel", classes=("a", "b"))

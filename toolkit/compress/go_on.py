@@ -25,11 +25,13 @@ from ..batches import TrainingData
 from ..checkpoint import Objective
 from ..course import Course, Report, Scores
 from ..data.dataset import Dataset
+from ..finished import finish
 from ..fit import Supervised, fit
 from ..knobs import Lessons, Plan
 from ..models.network import Network, load_network
+from ..supervision import check_splits, labelled, training_data, validation
 from ..teachers.load import read_input, read_scale
-from ..train import check_splits, finish, guided, labelled, training_data, validation
+from ..train import guided
 from ..workers import leads
 from .lessons import TAUGHT, cached_answers, write_taught
 

@@ -16,8 +16,9 @@ import msgspec
 from ..answers import RawAnswers, load_answers, save_answers
 from ..data.dataset import Dataset
 from ..data.hashing import file_sha256
+from ..finished import teacher_answers
+from ..json_files import write_json
 from ..teachers.load import load_teacher
-from ..train import teacher_answers, write_json
 
 TAUGHT = "taught.json"  # beside a student: by whom it was taught
 VERSION = 1  # raised whenever the same teacher would be asked another way

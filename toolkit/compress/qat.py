@@ -30,11 +30,14 @@ from ..checkpoint import Epoch
 from ..course import Course, Report, Scores
 from ..data.arrays import prepare_arrays
 from ..data.dataset import Dataset, calibration_set
+from ..finished import HISTORY, LOCKED, lock_teacher
 from ..fit import fit, forget, make_fabric
+from ..json_files import write_json
 from ..knobs import Plan
 from ..models.network import Network, load_network, save_network
 from ..score import score_answers
-from ..train import HISTORY, LOCKED, check_splits, input_scale, labelled, lock_teacher, training_data, write_json
+from ..supervision import check_splits, labelled, training_data
+from ..train import input_scale
 from ..variants.slack import worst
 from ..workers import leads
 from .go_on import Guide, keep_records

@@ -20,7 +20,7 @@ from ..data.arrays import prepare_arrays
 from ..data.dataset import Dataset
 from ..models.network import Network
 from ..score import score_answers
-from ..train import labelled, preparing
+from ..supervision import labelled, preparing
 from ..variants.slack import ask, slacks, worst
 from .overflow import spread
 

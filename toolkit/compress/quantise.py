@@ -25,10 +25,10 @@ from ...runtime.errors import FoveolaError
 from ...runtime.manifest import Calibration
 from ..data.arrays import Arrays, prepare_arrays
 from ..data.dataset import Dataset, calibration_set, images_digest
+from ..json_files import write_json
 from ..models.dense_teacher import as_graph
 from ..models.network import Network, load_network
 from ..models.outputs import graph_outputs
-from ..train import write_json
 from .calibration_quality import QUALITY, check_calibration
 from .lessons import TAUGHT
 from .levers import LEVERS, Bench, Correction, Equalise, Knobs, Ranges, Rounding, lever_lines, pull_levers

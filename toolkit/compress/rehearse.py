@@ -29,12 +29,13 @@ from ..course import Report
 from ..data.arrays import prepare_arrays
 from ..data.dataset import Dataset
 from ..data.hashing import file_sha256
+from ..finished import HISTORY, LOCKED, read_locked
+from ..json_files import write_json
 from ..knobs import Lessons, Plan
 from ..models.network import Network, load_network
 from ..parity.evidence import Flip
 from ..score import lock_thresholds, score_answers
 from ..teachers.load import load_teacher, read_scale
-from ..train import HISTORY, LOCKED, read_locked, write_json
 from ..variants.slack import ask
 from ..workers import leads
 from .forgotten import (

@@ -10,7 +10,7 @@ from ...runtime.engine import Session
 from ...runtime.fitness.manifest import Fitness
 from ...runtime.manifest import EngineName, InputSpec
 from ..data.dataset import Dataset
-from ..train import write_json
+from ..json_files import write_json
 from .find import find_fitness
 from .knobs import FITNESS, FitnessKnobs
 

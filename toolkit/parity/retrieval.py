@@ -64,7 +64,7 @@ def ranks(similarity_NM: Similarity, partner: Partner, rivals_NM: NDArray[np.boo
     """Give each query's rank (N,) of its partner among the rivals, 1 the nearest; see `pair_percentile`."""
     partners, rivals = _sides(similarity_NM, partner, rivals_NM)
     found = np.full(len(partners), np.nan)
-    for n in np.flatnonzero(partners.any(axis=1)):
+    for n in np.flatnonzero(partners.any(axis=1) & rivals.any(axis=1)):
         rising = np.sort(similarity_NM[n, rivals[n]])
         own = similarity_NM[n, partners[n]]
         below, upto = (np.searchsorted(rising, own, side=side) for side in ("left", "right"))

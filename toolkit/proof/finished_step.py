@@ -9,9 +9,9 @@ import msgspec
 
 from ...runtime.errors import UsageError
 from ..data.dataset import Dataset
+from ..finished import read_locked
 from ..plan import RECORD, make_plan, read_record
 from ..teachers.load import load_teacher
-from ..train import read_locked
 from .kept_answers import StoredAnswers
 from .teacher_answers import Progress, ask_teacher
 

@@ -12,12 +12,12 @@ from ...runtime.engine import INSTALL, engine_of, runs_anywhere
 from ...runtime.errors import MissingPartError
 from ...runtime.manifest import EngineName
 from ..data.dataset import Dataset, proof_set
+from ..json_files import write_json
 from ..models.network import Teacher
 from ..parity.evidence import Evidence, encode_evidence
 from ..parity.protocol import Protocol, usual_protocol
 from ..report.render import Picture, render_report
 from ..teachers.facts import facts_of
-from ..train import write_json
 from .beside import Other
 from .changes import changes_of, student_of
 from .checks import check_identity

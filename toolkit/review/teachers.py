@@ -24,6 +24,8 @@ from ...runtime.task import Task
 from ..answers import RawAnswers, answer_images
 from ..data.arrays import Arrays, prepare_arrays
 from ..data.dataset import Dataset, proof_set
+from ..finished import read_history, read_locked
+from ..json_files import write_json
 from ..models.network import Network, Teacher
 from ..parity.cases import patient_codes
 from ..parity.measured import Setting
@@ -36,7 +38,6 @@ from ..teachers.measure import Measure
 from ..teachers.metrics import forgetting, measure_task
 from ..teachers.start import BACKBONE
 from ..teachers.team import Team
-from ..train import read_history, read_locked, write_json
 from .page import render_review
 from .record import ALPHA, Attention, Review, TeacherReview, TrainingReview
 

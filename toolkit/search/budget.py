@@ -18,6 +18,7 @@ from .row import Cost
 Figure = Literal["latency_ms", "size_mb"]
 FIGURES: tuple[Figure, ...] = ("latency_ms", "size_mb")
 UNITS: dict[Figure, str] = {"latency_ms": "ms", "size_mb": "MB"}
+EXAMPLES: dict[Figure, int] = {"latency_ms": 25, "size_mb": 8}
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +69,7 @@ def parse_budget(texts: Sequence[str], device: Profile) -> Budget:
         device: gives what is not said.
 
     Raises:
-        UsageError: no such figure, or not a number above zero.
+        UsageError: no such figure, one that is given twice, or not a number above zero.
     """
     limits: dict[Figure, float] = {}
     for part in (one.strip() for text in texts for one in text.split(",")):
@@ -78,12 +79,14 @@ def parse_budget(texts: Sequence[str], device: Profile) -> Budget:
             raise UsageError(f"--budget {part}", "not of the form NAME=NUMBER", "for example latency_ms=25,size_mb=8")
         if figure is None:
             raise UsageError(f"--budget {part}", f"no figure {name.strip()!r}", did_you_mean(name.strip(), FIGURES))
+        if figure in limits:
+            raise UsageError(f"--budget {part}", f"{figure} is given twice", "give it once")
         try:
             limits[figure] = float(text)
         except ValueError:
             limits[figure] = -1.0
         if not 0 < limits[figure] < float("inf"):
-            raise UsageError(f"--budget {part}", f"{text.strip()!r} is not a number above 0", "")
+            raise UsageError(f"--budget {part}", f"{text.strip()!r} is not a number above 0", f"for example {figure}={EXAMPLES[figure]}")
     if not limits:
         limits = {"latency_ms": device.budget.latency_ms, "size_mb": device.budget.size_mb}
     return Budget(limits=limits)

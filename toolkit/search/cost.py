@@ -26,12 +26,12 @@ from ..compress.quantise import INT8_GRAPH
 from ..data.arrays import Arrays
 from ..data.dataset import Dataset
 from ..explain.machine import calibrated
+from ..fresh import new_network
 from ..knobs import Shape
 from ..models.dense_teacher import as_graph
 from ..models.network import Network
 from ..models.outputs import graph_outputs
 from ..recipe import Recipe, Step
-from ..train import new_network
 from ..variants.candidates import Candidate, candidates
 from ..variants.form import Form, open_form, write_form
 from ..variants.sources import find_sources

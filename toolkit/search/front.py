@@ -56,7 +56,12 @@ def pareto(rows: Sequence[Row], budget: Budget) -> frozenset[int]:
 
 
 def dominates(one: Row, other: Row, budget: Budget) -> bool:
-    """Whether one costs no more and is no worse, and is better in either; of equals the earlier one."""
+    """Whether one costs no more and is no worse, and is better in either; of equals the earlier one.
+
+    One that breaks any limit of the budget dominates none that keeps them all: it could not take its place.
+    """
+    if _within(other, budget) and not _within(one, budget):
+        return False
     price, slack = (_price(one, budget), _price(other, budget)), (one.slack or 0.0, other.slack or 0.0)
     if price[0] > price[1] or slack[0] < slack[1]:
         return False
@@ -94,7 +99,10 @@ def nearest(rows: Sequence[Row], budget: Budget, search: Search) -> str:
         return f"none of {len(rows)} candidates could be measured: {first}"
     best = min(costed, key=lambda row: max(budget.excess(row.cost).values()) if row.cost else 0.0)
     assert best.cost is not None
-    over = budget.over(best.cost) or "it was not judged"
+    over = budget.over(best.cost)
+    if not over:
+        reason = best.reason or "it was not judged"
+        return f"none of {len(rows)} candidates was trained to its end; the nearest is trial {best.number}: {reason}"
     return f"none of {len(rows)} candidates keeps the budget; the nearest is trial {best.number}: {over}"
 
 

@@ -16,11 +16,13 @@ from ...runtime.manifest import InputSpec
 from ..answers import RawAnswers
 from ..data.arrays import Arrays, prepare_arrays
 from ..data.dataset import Dataset
+from ..finished import teacher_answers
+from ..json_files import write_json
 from ..models.network import Network
 from ..score import score_answers
 from ..stage import digest_of
+from ..supervision import labelled
 from ..teachers.load import load_teacher, read_scale
-from ..train import labelled, teacher_answers, write_json
 from ..variants.slack import slack_of
 
 

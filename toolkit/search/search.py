@@ -25,7 +25,7 @@ from ...runtime.errors import ExitCode, FoveolaError
 from .. import pipeline
 from ..data.dataset import Dataset
 from ..models.network import check_backbone
-from ..plan import make_plan, run_folder
+from ..plan import SHORT, make_plan, run_folder
 from ..progress import Progress
 from ..proof.provenance import here
 from ..recipe import DATA, Recipe
@@ -143,7 +143,7 @@ def _study(site: Site, number: int, wish: Wish) -> optuna.study.Study:
         site.folder,
         draft.search.sampler,
         draft.recipe.seed * 1009 + number,
-        identity_of(draft, site.budget, timing_of(site)),
+        identity_of(draft, site.budget, timing_of(site), site.dataset.digest[:SHORT]),
         trials=draft.search.trials,
     )
 

@@ -76,6 +76,8 @@ def _storage(where: str) -> BaseStorage:
             return JournalStorage(JournalFileBackend(where))
         except OSError as error:
             raise UsageError(f"--storage {where}", f"cannot be opened: {error.strerror}", "name a file") from None
+        except (ValueError, LookupError, TypeError, AttributeError):  # it reads the lines at once, and trusts them
+            raise UsageError(f"--storage {where}", "is no journal of a search", "name a new file") from None
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
     try:
@@ -98,8 +100,15 @@ def make_sampler(kind: Sampler, seed: int, trials: int) -> optuna.samplers.BaseS
         )
 
 
-def identity_of(draft: Draft, budget: Budget, timing: str) -> dict[str, object]:
-    """By what a search is known, flat: recipe, section, budget, and how its times are found."""
+def identity_of(draft: Draft, budget: Budget, timing: str, images: str) -> dict[str, object]:
+    """By what a search is known, flat: recipe, section, budget, images, and how its times are found.
+
+    Args:
+        draft: the recipe that is varied.
+        budget: of the device.
+        timing: how latencies are found, in words.
+        images: digest of the data set; a folder's files may change while the recipe does not.
+    """
     recipe = draft.recipe
     section = {key: value for key, value in knobs(draft.search).items() if key not in FREE}
     whole = {
@@ -112,6 +121,7 @@ def identity_of(draft: Draft, budget: Budget, timing: str) -> dict[str, object]:
         "measured": {"student": draft.roles.student, "proof": draft.roles.proof},
         "budget": dict(budget.limits),
         "latency": timing,
+        "images": images,
     }
     return _flat(as_json(whole))
 

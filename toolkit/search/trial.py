@@ -133,7 +133,9 @@ class _Follower:
         search = self.site.draft.search
         if not search.stop or epoch >= epochs or epoch <= search.warmup * epochs:
             return ""
-        return hopeless(curve, step, self.row.cost, self.rows(), self.site.budget.figure)
+        budget = self.site.budget
+        within = [row for row in self.rows() if row.cost is None or not budget.over(row.cost)]
+        return hopeless(curve, step, self.row.cost, within, budget.figure)
 
 
 def write_recipes(draft: Draft, row: Row, folder: Path) -> Recipe:

@@ -214,10 +214,10 @@ class Parity(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, work: Work) -> None:
         """Write `evidence.json`, `flips.csv` and `report.html`."""
+        from ..finished import read_locked
         from ..proof.recipe import prove_bundle
         from ..ship import CORE
         from ..teachers.load import load_teacher
-        from ..train import read_locked
         from .protocol import read_step
 
         prove_bundle(

@@ -83,7 +83,7 @@ class FileStage(ImageStage, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def run(self, work: Work) -> None:
         """Check everything; refuse it with its faults, and leave `survey.json`."""
         from ..data.faults import Faults
-        from ..train import write_json
+        from ..json_files import write_json
 
         survey = self.survey(work.tasks, work.seed, work.progress)
         for fault in survey.warnings:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from msgspec import Meta
 
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import InputSpec
-from ..knobs import Above, Augment, Count, NotNegative, Optimizer, Plan, Share
+from ..knobs import Above, Augment, Count, NotNegative, Optimizer, Plan, Share, Whole
 from ..work import Work
 from .data import dataset_of
-from .network import NetworkStage
-from .teachers import chosen_tasks
+from .network import NetworkStage, chosen_tasks
 
 if TYPE_CHECKING:
     from ..teachers.mtcool.course import Play
     from ..teachers.mtcool.learn import Build
     from ..teachers.mtcool.objective import Flat
-
-Whole = Annotated[int, Meta(ge=0)]
 
 
 class Cooperate(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,9 +40,10 @@ class Cooperate(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=T
         inner: batches a turn; 0 is an epoch.
         order: of the turns: `reshuffled` each time, or `fixed` as in the recipe.
         alone: epochs of single-task training before they cooperate.
-        steps: updates of each sub-model in an epoch; 0 is one pass over the largest task's images.
+        steps: updates of each sub-model in an epoch; 0 is one pass over the largest task's images (with a stem, over
+            those of all tasks).
         back: epochs before the last whose encoders are tried in place of the kept ones; 0 for none.
-        keep: weights of the `best` epoch by validation, or of the `last`.
+        keep: weights of the `best` epoch by validation among those in which they cooperate, or of the `last`.
         epochs: passes over the training images, of each sub-model.
         batch_size: images a step, over all devices.
         learning_rate: largest.
@@ -126,8 +123,8 @@ class Cooperate(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=T
     def check_ahead(self, work: Work) -> None:
         """Every task can be answered and has labelled images, the turns fit the epochs, the backbones are known."""
         from ..models.network import check_backbone
+        from ..supervision import check_splits
         from ..teachers.mtcool.learn import check_game
-        from ..train import check_splits
 
         if self.weights and (self.stem or self.backbones):
             mend = "leave `stem` and `backbones` out, or start at random"

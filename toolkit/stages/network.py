@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
@@ -31,8 +31,12 @@ from ..stage import Stage
 from ..work import Work
 from .data import dataset_of
 
+if TYPE_CHECKING:
+    from ..data.dataset import Dataset
+
 # stages that leave a teacher
 TEACHERS = ("train", "sepl", "cooperate", "comprer", "load", "finetune", "continual", "team")
+STARTS = ("pretrain", "continual", "finetune", "train")  # stages that leave a backbone
 NETWORKS = ("train", "finetune", "continual")  # of these, those that leave one network of ours, which can be a graph
 STUDENTS = ("distill", "prune", "rehearse", "qat")  # stages that leave a student, or a pruned network
 
@@ -231,7 +235,7 @@ def check_new(work: Work, backbone: str, spec: InputSpec) -> None:
         FoveolaError: what is missing.
     """
     from ..models.network import check_backbone
-    from ..train import check_splits
+    from ..supervision import check_splits
 
     check_splits(dataset_of(work))
     check_backbone(backbone, spec.channels)
@@ -270,3 +274,8 @@ def begun_with(work: Work, of: str, backbone: str, spec: InputSpec | None) -> tu
         missing = "input" if own else "backbone"
         raise FoveolaError(missing, "not given", "state it here, or start from a step by `of`")
     return own, spec
+
+
+def chosen_tasks(dataset: Dataset, tasks: tuple[str, ...]) -> Dataset:
+    """The data set with these tasks only; with all where none is named."""
+    return dataset.only(tasks or tuple(task.name for task in dataset.tasks), labelled=False)

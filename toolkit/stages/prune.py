@@ -85,7 +85,7 @@ class Prune(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def check_ahead(self, work: Work) -> None:
         """One target, cases to train on, and a form of the network that can be timed."""
         from ..compress.prune.meter import choose_clock
-        from ..train import check_splits
+        from ..supervision import check_splits
 
         dataset = dataset_of(work)
         check_splits(dataset)

@@ -58,7 +58,7 @@ class Qat(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def check_ahead(self, work: Work) -> None:
         """Enough calibration images, none used elsewhere; cases to train and validate on; no knob without effect."""
         from ..data.dataset import calibration_set
-        from ..train import check_splits
+        from ..supervision import check_splits
 
         if self.weights:
             raise FoveolaError(f"{work.step}.weights", "this training starts from the step `of`", "leave it out")

@@ -12,8 +12,8 @@ from ...runtime.errors import FoveolaError
 from ..knobs import Above, Count
 from ..work import Work
 from .data import dataset_of
+from .finetune import FLOAT_STUDENTS
 from .network import NETWORKS, TEACHERS, LessonStage
-from .teachers import FLOAT_STUDENTS
 
 Times = Annotated[float, Meta(ge=1)]
 
@@ -52,7 +52,7 @@ class Rehearse(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def check_ahead(self, work: Work) -> None:
         """The int8 step is one of the same student, and there are cases to train and validate on."""
-        from ..train import check_splits
+        from ..supervision import check_splits
 
         made_of = getattr(self.int8_step(work), "of", "")
         if made_of != self.of:

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from ...runtime.manifest import InputSpec
-from ..knobs import Above, Augment, Count, NotNegative, Optimizer, Plan, Share
+from ..knobs import Above, Augment, Count, NotNegative, Optimizer, Plan, Share, Whole
 from ..work import Work
 from .data import dataset_of
-from .network import NetworkStage, check_new
+from .network import NetworkStage
 
 if TYPE_CHECKING:
     from ..teachers.sepl.learn import Sepl
-
-Whole = Annotated[int, Meta(ge=0)]
 
 
 class TrainSepl(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,7 +32,7 @@ class TrainSepl(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=T
         sex_as: how simple factors of classes stand among the priors: raw `logit`, or `sigmoid`.
         scaling: of the measures: `robust` (median, interquartile range) or `standard` (mean, standard deviation).
         clip_targets: largest scaled target, both ways, as the loss sees it; 0 leaves outliers as they are.
-        prior_epochs: epochs at the start that train the simple factors alone.
+        prior_epochs: epochs at the start that train the simple factors alone; none of them is kept.
         task_weights: `fixed` (those of the tasks) or `learned` beside them.
         keep: the epoch of the smallest validation `loss`, or of the best mean `score`.
         views: each picture in `one` of four ways (as it is, mirrored, upside down, turned by up to 15 degrees), or
@@ -91,17 +89,17 @@ class TrainSepl(NetworkStage, frozen=True, forbid_unknown_fields=True, kw_only=T
         return Sepl(**{field: getattr(self, field) for field in Sepl.__struct_fields__})
 
     def check_ahead(self, work: Work) -> None:
-        """The factors are there and have a scale, there are cases to train on, and the backbone is known."""
+        """The factors are there, known and have a scale, there are cases to train on, and the backbone is known."""
         from ..models.network import check_backbone
-        from ..teachers.sepl.learn import check_plan, chosen_factors, plan_of
-        from ..teachers.sepl.scaler import fit_scalers
+        from ..supervision import check_splits
+        from ..teachers.sepl.learn import check_plan, plan_of
+        from ..teachers.sepl.teacher import COARSEST
 
         how, dataset = self.settings(), dataset_of(work)
         check_plan(how, self.plan())
-        check_new(work, self.backbone, self.input)
-        check_backbone(self.backbone, self.input.channels, (32,))
-        chosen = chosen_factors(dataset, how)
-        plan_of(chosen, self.backbone, self.input, how, fit_scalers(chosen, how.scaling))
+        check_splits(dataset)
+        check_backbone(self.backbone, self.input.channels, (COARSEST,))
+        plan_of(dataset, self.backbone, self.input, how)
 
     def run(self, work: Work) -> None:
         """Train; resumes at the last epoch."""

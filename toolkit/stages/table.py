@@ -10,19 +10,21 @@ from ..stage import Stage
 from .artefact import Bench, Export, Parity, Quantize, Sign
 from .calibrate import Calibrate
 from .comprer import TeachComprer
+from .continual import Continual
 from .data import Manifest, Phantom
 from .distill import Distill
+from .finetune import Finetune
 from .join import Join
 from .mtcool import Cooperate
 from .network import Load, Train
 from .pack import MakePack
+from .pretrain import Pretrain
 from .protocol import FixProtocol
 from .prune import Prune
 from .qat import Qat
 from .rehearse import Rehearse
 from .review import Review
 from .sepl import TrainSepl
-from .teachers import Continual, Finetune, Pretrain
 from .team import Team
 
 STAGES: dict[str, type[Stage]] = {

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from ...runtime.errors import FoveolaError
 from ..course import Report
 from ..data.dataset import Dataset
+from ..finished import finish
 from ..fit import fit
+from ..fresh import new_network
 from ..knobs import Plan, Shape
 from ..models.network import Network
-from ..train import check_splits, finish, new_network, training_data, validation
+from ..supervision import check_splits, training_data, validation
 from .recalibrate import recalibrated
 from .start import start_backbone, start_from_step
 from .visits import ContinualCourse, Rounds, Visited

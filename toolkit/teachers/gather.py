@@ -9,8 +9,9 @@ import msgspec
 from safetensors.torch import save_file
 
 from ...runtime.errors import FoveolaError
+from ..finished import LOCKED, read_locked
+from ..json_files import write_json
 from ..models.network import Network
-from ..train import LOCKED, read_locked, write_json
 from .built import BuiltPlan
 from .load import load_teacher, read_plan
 from .plans import Single

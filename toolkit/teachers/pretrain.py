@@ -27,9 +27,11 @@ from ..checkpoint import Objective
 from ..course import Course, Report, Scores
 from ..data.arrays import Arrays, prepare_arrays
 from ..data.dataset import Dataset
+from ..finished import HISTORY
 from ..fit import fit, forget
+from ..json_files import write_json
 from ..knobs import Plan
-from ..train import HISTORY, preparing, write_json
+from ..supervision import preparing
 from ..workers import leads
 from .contrast import Encoder, MoCo, SimCLR
 from .probe import linear_probe, pooled_features

@@ -13,7 +13,8 @@ from ...runtime.errors import FoveolaError
 from ...runtime.manifest import InputSpec
 from ...runtime.task import Task
 from ..data.dataset import Dataset
-from ..train import LOCKED, lock_teacher, write_json
+from ..finished import LOCKED, lock_teacher
+from ..json_files import write_json
 from .external import External, load_external
 
 

@@ -16,9 +16,10 @@ from foveola.toolkit.compress.feature_lessons import hint_loss
 from foveola.toolkit.compress.lessons import cached_answers
 from foveola.toolkit.compress.mask_lessons import soft_mask_loss
 from foveola.toolkit.compress.scalar_lessons import soft_scalar_loss
+from foveola.toolkit.finished import teacher_answers
 from foveola.toolkit.knobs import Lessons
 from foveola.toolkit.models.network import load_network
-from foveola.toolkit.train import distil_student, teacher_answers, train_teacher
+from foveola.toolkit.train import distil_student, train_teacher
 
 
 @pytest.mark.parametrize("kind", ["binary", "multilabel", "multiclass", "ordinal", "regression"])

@@ -14,11 +14,12 @@ from foveola.toolkit.compress.lessons import TAUGHT, read_taught, write_taught
 from foveola.toolkit.course import Course, Scores
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.data.dataset import Dataset
+from foveola.toolkit.finished import finish, read_history
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Lessons
 from foveola.toolkit.models.network import Network, load_network, save_network
 from foveola.toolkit.models.structure import Structure, resized_layers
 from foveola.toolkit.models.student_heads import MaskHead
-from foveola.toolkit.train import finish, new_network, read_history
 
 STEP = msgspec.structs.replace(PLAN, epochs=1)
 

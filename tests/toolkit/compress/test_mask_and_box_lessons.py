@@ -10,11 +10,11 @@ from small import TASKS, TEACHER, squares
 
 from foveola.toolkit.compress.box_lessons import NEARBY, box_lesson, drawn_boxes, localisation_loss
 from foveola.toolkit.compress.mask_lessons import CHANNEL_TEMPERATURE, channel_loss, mask_lesson, soft_mask_loss
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.losses import quality_focal_loss
 from foveola.toolkit.models.heads import Pyramid
 from foveola.toolkit.models.network import Network
 from foveola.toolkit.models.student_heads import AnchorFreeHead
-from foveola.toolkit.train import new_network
 
 MASKS = next(task for task in TASKS if task.name == "halves")
 THINGS = TASKS[-1]

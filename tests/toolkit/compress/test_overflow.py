@@ -15,8 +15,8 @@ from foveola.toolkit.compress.lessons import write_taught
 from foveola.toolkit.compress.overflow import SATURATION, SaturationRecord, describe
 from foveola.toolkit.compress.quantise import INT8_GRAPH, quantise_student
 from foveola.toolkit.data.dataset import Dataset
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.models.network import save_network
-from foveola.toolkit.train import new_network
 
 BRIGHT = tuple(task for task in TASKS if task.name == "bright")
 

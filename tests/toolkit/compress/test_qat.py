@@ -32,10 +32,11 @@ from foveola.toolkit.compress.qat_judge import Judge, Worth, decibels
 from foveola.toolkit.compress.qat_network import GraphNetwork, Quantised, export_float, folded_copy, shared_weights
 from foveola.toolkit.compress.quantise import FLOAT_GRAPH, INT8_GRAPH, RANGES, quantise_student
 from foveola.toolkit.data.dataset import Dataset
+from foveola.toolkit.finished import read_history, read_locked, teacher_answers
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Lessons, Plan, Shape
 from foveola.toolkit.models.network import Architecture, Network, load_network, save_network
 from foveola.toolkit.stages.qat import Qat
-from foveola.toolkit.train import new_network, read_history, read_locked, teacher_answers
 
 PLAN = Plan(epochs=2, batch_size=4, learning_rate=1e-3)
 ROUNDING = Rounding(opset=20, min_images=2)

@@ -29,10 +29,10 @@ from foveola.toolkit.compress.quantise import CALIBRATION, INT8_GRAPH, RANGES, q
 from foveola.toolkit.compress.sensitivity import SENSITIVITY, Sensitivity
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.data.dataset import Dataset
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Shape
 from foveola.toolkit.models.network import save_network
 from foveola.toolkit.stages.artefact import Quantize
-from foveola.toolkit.train import new_network
 
 TINY = Shape(backbone="test_efficientnet", input=SPEC, width=8)
 ASKED = tuple(task for task in TASKS if task.name in ("bright", "side", "square"))

@@ -16,11 +16,12 @@ from foveola.toolkit.compress.lessons import read_taught
 from foveola.toolkit.compress.rehearse import REHEARSED, Rehearsal, Rehearsed, rehearse_student
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.data.dataset import Dataset
+from foveola.toolkit.finished import finish
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Lessons
 from foveola.toolkit.models.dense_teacher import as_graph
 from foveola.toolkit.models.network import load_network
 from foveola.toolkit.models.outputs import graph_outputs
-from foveola.toolkit.train import finish, new_network
 
 STEP = msgspec.structs.replace(PLAN, epochs=1)
 

@@ -9,8 +9,9 @@ import pytest
 from small import PLAN, STUDENT, TASKS, silent, squares
 
 from foveola.toolkit.answers import RawAnswers, Scale, rescaled
+from foveola.toolkit.finished import read_history
 from foveola.toolkit.knobs import Lessons
-from foveola.toolkit.train import distil_student, read_history
+from foveola.toolkit.train import distil_student
 
 SIDE = tuple(task for task in TASKS if task.name == "side")
 

@@ -23,13 +23,16 @@ from foveola.toolkit.compress.size import multiply_adds, warn_if_larger
 from foveola.toolkit.compress.task_weights import PACE, Learned
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.data.dataset import Dataset, read_dataset
+from foveola.toolkit.finished import teacher_answers
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Augment, Lessons, Plan
 from foveola.toolkit.models.network import Network, load_network, save_network
 from foveola.toolkit.progress import SilentProgress
 from foveola.toolkit.recipe import parse_recipe
 from foveola.toolkit.stages.distill import Distill
 from foveola.toolkit.stages.table import STAGES
-from foveola.toolkit.train import labelled, new_network, teach_network, teacher_answers
+from foveola.toolkit.supervision import labelled
+from foveola.toolkit.train import teach_network
 from foveola.toolkit.work import Work
 from foveola.toolkit.yaml12 import FaultsError
 

@@ -16,10 +16,10 @@ from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.data.dataset import Dataset
 from foveola.toolkit.explain.gather import explain_student
 from foveola.toolkit.explain.record import Explained
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Shape
 from foveola.toolkit.models.network import save_network
 from foveola.toolkit.plan import RECORD, Identity, Record
-from foveola.toolkit.train import new_network
 
 TINY = Shape(backbone="test_efficientnet", input=SPEC, width=8)  # the exporter is quick with it
 ASKED = tuple(task for task in TASKS if task.name in ("bright", "square", "things"))

@@ -25,11 +25,11 @@ from foveola.toolkit.data.dataset import Dataset, read_dataset
 from foveola.toolkit.data.phantom_chest import make_chest
 from foveola.toolkit.fitness.find import Account, check_images
 from foveola.toolkit.fitness.knobs import FITNESS, FitnessKnobs
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Shape
 from foveola.toolkit.models.network import save_network
 from foveola.toolkit.proof.collect import _ask
 from foveola.toolkit.ship import make_core
-from foveola.toolkit.train import new_network
 
 SPEC = InputSpec(height=64, width=64, channels=1, window="percentile")
 TASK = Task(name="findings", kind="multilabel", classes=("nodule",), columns=("finding_nodule",))

@@ -145,6 +145,8 @@ def test_a_query_without_a_partner_or_a_rival_says_nothing() -> None:
 
     assert np.isnan(pair_percentile(similarity, partners, rivals)).all()
     assert np.isnan(recall_at(1, similarity, partners, rivals)).all()
+    assert np.isnan(ranks(similarity, partners, rivals)).all()
+    assert np.isnan(mean_reciprocal_rank(similarity, partners, rivals))
     assert pair_percentile(similarity, partners) == pytest.approx([np.nan, 1.0], nan_ok=True)
     assert np.isnan(mean_reciprocal_rank(similarity, np.array([-1, -1])))
 

@@ -17,6 +17,9 @@ from foveola.runtime.errors import FoveolaError
 from foveola.runtime.task import Task
 from foveola.toolkit.checkpoint import Epoch
 from foveola.toolkit.data.dataset import Dataset
+from foveola.toolkit.finished import HISTORY, LOCKED, lock_teacher
+from foveola.toolkit.fresh import new_network
+from foveola.toolkit.json_files import write_json
 from foveola.toolkit.models.network import save_network
 from foveola.toolkit.plan import make_plan
 from foveola.toolkit.progress import SilentProgress
@@ -27,7 +30,6 @@ from foveola.toolkit.review.record import Review
 from foveola.toolkit.review.teachers import PAGE, REVIEW, review_teachers, review_training
 from foveola.toolkit.stages.table import STAGES
 from foveola.toolkit.teachers.external import External, build_external
-from foveola.toolkit.train import HISTORY, LOCKED, lock_teacher, new_network, write_json
 from foveola.toolkit.work import Work
 from foveola.toolkit.yaml12 import FaultsError
 

@@ -37,7 +37,8 @@ def test_what_is_over_is_told_with_its_figure() -> None:
     [
         ("latency=25", "no figure 'latency'; did you mean 'latency_ms'?"),
         ("latency_ms", "not of the form NAME=NUMBER"),
-        ("latency_ms=quick", "'quick' is not a number above 0"),
+        ("latency_ms=quick", "'quick' is not a number above 0; for example latency_ms=25"),
+        ("latency_ms=3,latency_ms=4", "latency_ms is given twice; give it once"),
         ("size_mb=-1", "'-1' is not a number above 0"),
         ("size_mb=nan", "'nan' is not a number above 0"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import optuna
 import pytest
@@ -53,6 +54,19 @@ def test_every_trial_is_told_why_it_lost() -> None:
     assert found[7].why == "refused: no such thing"
 
 
+def test_a_candidate_over_any_limit_keeps_none_within_the_budget_from_the_final() -> None:
+    heavy = searching.row(0, 4.0, 0.9)
+    assert heavy.cost is not None
+    heavy = msgspec.structs.replace(heavy, cost=msgspec.structs.replace(heavy.cost, size_mb=8.5))
+    light = searching.row(1, 5.0, 0.8)  # slower and worse, but small enough
+
+    found = standings([heavy, light], BUDGET, SEARCH)
+
+    assert [one.row.number for one in found if one.finalist] == [1]
+    assert found[0].why == "over the budget: 8.5 MB, the budget is 8 MB"
+    assert found[1].why == "goes to the final"
+
+
 def test_after_short_trials_the_best_of_the_rest_get_their_chance() -> None:
     short = Search(space=SEARCH.space, short={"steps.student.epochs": 1}, finalists=2)
 
@@ -83,4 +97,12 @@ def test_the_nearest_candidate_is_named() -> None:
     )
     assert nearest(lost, BUDGET, SEARCH).endswith(
         "the nearest is trial 1: lungs has -0.30 of its margin left, 0 is asked for"
+    )
+
+
+def test_where_every_candidate_is_refused_the_reason_is_told_and_no_budget_blamed() -> None:
+    refused = searching.row(0, 4.0, None, state="refused", reason="int8: no engine computes int8")
+
+    assert nearest([refused], BUDGET, SEARCH) == (
+        "none of 1 candidates was trained to its end; the nearest is trial 0: int8: no engine computes int8"
     )

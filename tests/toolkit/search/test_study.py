@@ -22,8 +22,10 @@ from foveola.toolkit.search.worker import alive, begin, counted, propose, slot
 BUDGET = parse_budget(searching.BUDGET, load_profile("generic-x86"))
 
 
-def opened(draft: Draft, folder: Path, storage: str = "", sampler: Sampler = "random") -> optuna.study.Study:
-    identity = identity_of(draft, BUDGET, "predicted")
+def opened(
+    draft: Draft, folder: Path, storage: str = "", sampler: Sampler = "random", images: str = "0a1b"
+) -> optuna.study.Study:
+    identity = identity_of(draft, BUDGET, "predicted", images)
     return open_study("tiny", storage, folder, sampler, 1, identity, trials=8)
 
 
@@ -40,6 +42,13 @@ def test_a_search_resumed_with_another_recipe_is_refused_field_by_field(tmp_path
 
     assert "steps.student.epochs 2 -> 9" in str(caught.value)
     assert "search.space.steps.student.width.step 8 -> 4" in str(caught.value)
+
+
+def test_a_search_resumed_on_other_images_is_refused(tmp_path: Path) -> None:
+    opened(searching.draft(tmp_path), tmp_path)
+
+    with pytest.raises(FoveolaError, match="begun otherwise: images 0a1b -> 2c3d;"):
+        opened(searching.draft(tmp_path), tmp_path, images="2c3d")
 
 
 def test_more_trials_are_no_other_recipe(tmp_path: Path) -> None:
@@ -127,6 +136,15 @@ def test_a_database_serves_as_storage(tmp_path: Path) -> None:
 def test_a_storage_that_is_none_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--storage: cannot be opened"):
         opened(searching.draft(tmp_path), tmp_path, "nosuch://here/db")
+
+
+@pytest.mark.parametrize("text", ["id,name\n1,x\n", '{"trials": 3}\n'])
+def test_a_file_that_is_no_journal_is_one_line(tmp_path: Path, text: str) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(text, encoding="utf-8")
+
+    with pytest.raises(UsageError, match="is no journal of a search; name a new file"):
+        opened(searching.draft(tmp_path), tmp_path, str(other))
 
 
 def test_a_slot_is_free_when_its_holder_is_gone(tmp_path: Path) -> None:

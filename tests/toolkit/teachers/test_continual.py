@@ -15,13 +15,14 @@ from foveola.toolkit.batches import TrainingData
 from foveola.toolkit.checkpoint import Epoch
 from foveola.toolkit.course import Scores
 from foveola.toolkit.data.arrays import prepare_arrays
+from foveola.toolkit.finished import read_history, read_locked
 from foveola.toolkit.fit import fit, make_optimizer
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Augment, Plan
 from foveola.toolkit.models.network import Network, load_network
 from foveola.toolkit.teachers.continual import check_pull, labelled_places, learn_continually
 from foveola.toolkit.teachers.l2sp import distance, snapshot
 from foveola.toolkit.teachers.visits import ContinualCourse, Rounds, Visited, task_order
-from foveola.toolkit.train import new_network, read_history, read_locked
 
 KINDS = ("bright", "corner", "square", "things")  # binary, multiclass, masks, boxes
 FOUR = tuple(task for task in TASKS if task.name in KINDS)

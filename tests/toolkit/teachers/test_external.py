@@ -14,10 +14,10 @@ from foveola.runtime.errors import FoveolaError
 from foveola.runtime.manifest import InputSpec
 from foveola.toolkit.answers import answer_images
 from foveola.toolkit.data.arrays import prepare_arrays
+from foveola.toolkit.finished import read_locked
 from foveola.toolkit.teachers.external import External, GivenTeacher, build_external
 from foveola.toolkit.teachers.load import load_teacher
 from foveola.toolkit.teachers.take import take_teacher
-from foveola.toolkit.train import read_locked
 
 RGB = InputSpec(height=64, width=64, channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 GREY = InputSpec(height=64, width=64, channels=1)

@@ -12,11 +12,13 @@ from small import SPEC, TASKS, TEACHER, silent, squares
 
 from foveola.runtime.errors import FoveolaError
 from foveola.toolkit.data.dataset import Dataset
+from foveola.toolkit.finished import read_history
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Augment, Plan
 from foveola.toolkit.teachers.pretrain import Contrastive, Pretrained, by_dataset, check_queue, pretrain
 from foveola.toolkit.teachers.sampling import draw_order
 from foveola.toolkit.teachers.start import BACKBONE, start_from_step
-from foveola.toolkit.train import new_network, read_history, train_teacher
+from foveola.toolkit.train import train_teacher
 
 VIEWS = Augment(rotate=10, scale=0.1, shift=0.05, brightness=0, contrast=0, noise=0, flip=True)
 PLAN = Plan(

@@ -12,9 +12,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from small import SPEC, TASKS, TEACHER, squares
 
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.teachers.contrast import Encoder
 from foveola.toolkit.teachers.probe import knn_accuracy, linear_probe, pooled_features
-from foveola.toolkit.train import new_network
 
 RNG = np.random.default_rng(0)
 TRAIN, TEST = RNG.normal(size=(80, 6)), RNG.normal(size=(60, 6))

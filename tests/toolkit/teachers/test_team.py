@@ -23,6 +23,8 @@ from foveola.toolkit.batches import Batch, TrainingData
 from foveola.toolkit.compress.distill import Distilled
 from foveola.toolkit.compress.lessons import cached_answers
 from foveola.toolkit.data.arrays import prepare_arrays
+from foveola.toolkit.finished import read_locked, teacher_answers
+from foveola.toolkit.json_files import write_json
 from foveola.toolkit.knobs import Lessons, Shape
 from foveola.toolkit.models.network import Answered, Architecture, Network, load_network, save_network
 from foveola.toolkit.speed import name_teacher
@@ -32,7 +34,7 @@ from foveola.toolkit.teachers.external import External, GivenTeacher
 from foveola.toolkit.teachers.gather import gather_team
 from foveola.toolkit.teachers.load import load_teacher, read_input, read_scale
 from foveola.toolkit.teachers.team import Team, limited, team_of
-from foveola.toolkit.train import distil_student, read_locked, teacher_answers, write_json
+from foveola.toolkit.train import distil_student
 
 ORDER = [task.name for task in TASKS]
 FIRST, SECOND, THIRD = ("bright", "side", "square"), ("halves", "corner", "grade", "things"), ("signs",)

@@ -12,13 +12,13 @@ import pytest
 
 from foveola.runtime.bundle import read_unverified
 from foveola.runtime.errors import ExitCode, FoveolaError
+from foveola.toolkit.finished import read_locked
 from foveola.toolkit.parity.evidence import decode_evidence
 from foveola.toolkit.plan import make_plan
 from foveola.toolkit.progress import SilentProgress
 from foveola.toolkit.recipe import Recipe, parse_recipe
 from foveola.toolkit.speed import read_speeds
 from foveola.toolkit.stages.table import STAGES
-from foveola.toolkit.train import read_locked
 from foveola.toolkit.work import Work
 from foveola.toolkit.yaml12 import FaultsError
 

@@ -14,9 +14,9 @@ from foveola.toolkit.compress.lessons import write_taught
 from foveola.toolkit.compress.quantise import quantise_student
 from foveola.toolkit.data.arrays import Arrays, prepare_arrays
 from foveola.toolkit.data.dataset import Dataset
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Shape
 from foveola.toolkit.models.network import Network, load_network, save_network
-from foveola.toolkit.train import new_network
 
 TINY = Shape(backbone="test_efficientnet", input=SPEC, width=8)  # the exporter is quick with it
 ASKED = tuple(task for task in TASKS if task.name in ("bright", "side", "square", "things"))

@@ -13,9 +13,9 @@ import msgspec
 
 from ....runtime.errors import FoveolaError
 from ....runtime.manifest import Arithmetic, EngineName
+from ...json_files import write_json
 from ...models.network import Architecture
 from ...stage import as_json
-from ...train import write_json
 
 PRUNED = "pruned.json"
 

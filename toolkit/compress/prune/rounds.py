@@ -29,11 +29,13 @@ from ...batches import TrainingData
 from ...checkpoint import Objective
 from ...course import Report, Scores
 from ...data.dataset import Dataset
+from ...finished import LOCKED, finish
 from ...fit import Supervised
 from ...knobs import Plan
 from ...models.network import Network, load_network, save_network
+from ...supervision import labelled, training_data, validation
 from ...teachers.recalibrate import estimate_norms
-from ...train import LOCKED, finish, input_scale, labelled, training_data, validation
+from ...train import input_scale
 from ...work import write_atomic
 from ...workers import leads, wait_for
 from ..distill import Distilled
@@ -207,6 +209,9 @@ def _shrink(
         gradients: fills those that the importance asks for.
         part: of the target that is to be reached by this round, 1 in the last.
         reached: speed-up of the rounds before.
+
+    Raises:
+        FoveolaError: nothing shrank, or the last round misses the target.
     """
     if rule.importance != "magnitude":
         gradients(network)
@@ -227,6 +232,8 @@ def _shrink(
     fit = Fit(network, at, meter, target)
     ratio, reading = fit.nearest(part, reached)
     thin = shrink(network, at(ratio)) if ratio else network
+    if part == 1 and _count(thin) == _count(meter.unpruned):  # a target so near that the whole network meets it
+        raise _nothing_shrank(ratio, rule, choice)
     return Shrunk(ratio=ratio, reading=reading, left_alone=choice.left, scores={}), thin
 
 

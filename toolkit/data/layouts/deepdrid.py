@@ -51,10 +51,12 @@ def read_deepdrid(root: Path) -> Layout:
         rows = read_rows(regular / folder / f"{folder}.csv", COLUMNS | SCORES)
         files = by_stem(images_in(draft.stored, draft.path(regular, folder)))
         for row in rows:
-            side = "left" if row["left"] else "right" if row["right"] else ""
             match = NAME.fullmatch(row["id"].lower())
-            crossed += bool(match and side and EYES[match["eye"]] != side)
-            row |= {"grade": row["left"] or row["right"], "side": side, "source": sources.get(row["id"], "")}
+            named = EYES[match["eye"]] if match else ""
+            # The eye's own column where both are filled.
+            side = next((side for side in (named, *EYES.values()) if side and row[side]), "")
+            crossed += bool(named and side and named != side)
+            row |= {"grade": row[side] if side else "", "side": side, "source": sources.get(row["id"], "")}
             _add(draft, row, files, draft.path(regular, folder, "Images"), part)
     _add_evaluation(draft, regular)
     if crossed:

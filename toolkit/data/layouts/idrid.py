@@ -6,7 +6,8 @@
 - **Training and testing both begin with `IDRiD_001`**, for other pictures: part and number together name an image.
 - `Risk of macular edema ` has a blank behind it, and the tables have columns without a name, and rows without anything.
 - A lesion without a file is one that is not in the picture, where the folder of that lesion is there at all.
-- The pictures of A are among those of B; where the files are the same, what both say is put together.
+- Whether pictures of A are among those of B, names do not tell: where two files are byte for byte the same, what both
+  say is put together.
 - No patients are named.
 """
 

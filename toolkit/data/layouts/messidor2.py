@@ -34,13 +34,15 @@ def read_messidor2(root: Path) -> Layout:
     stored, used = by_stem(images), set()
     pairs = _pairs(base, draft)
     table = next(base / name for name in TABLES if (base / name).is_file())
-    for row in read_rows(table, COLUMNS, optional=MORE):
+    rows = read_rows(table, COLUMNS, optional=MORE)
+    judged = any(row["gradable"] for row in rows)  # a copy has no such column
+    for row in rows:
         name = _stem(row["image"])
         file = stored.get(name) or draft.path(base, "IMAGES", row["image"])
         used.add(file)
         gradable = grade(row["gradable"], 1, row[LINE], "adjudicated_gradable")
         cell = grade(row["grade"], 4, row[LINE], "grade")
-        if gradable == "0" or not cell:
+        if (judged and gradable != "1") or not cell:
             draft.drop("images that are not gradable", file)
             continue
         patient, eye = pairs.get(name, ("", ""))

@@ -147,7 +147,8 @@ def along(name: str, scans: Scans, places: NDArray[np.int64]) -> Pairs:
     alike = (side[:, None] == side) | (side[:, None] == NO_SIDE) | (side == NO_SIDE)
     two = (subject[:, None] == subject) & (visit[:, None] != visit) & later
     # A patient of whom each visit shows another side still has two visits.
-    usable = two & (alike | ~(two & alike).any(axis=1, keepdims=True))
+    matched = np.isin(subject, subject[(two & alike).any(axis=1)])
+    usable = two & (alike | ~matched[:, None])
     return _pairs(name, name, scans, places, usable, ahead=True)
 
 

@@ -28,8 +28,9 @@ from ...course import Course, Report, Scores
 from ...data.arrays import Arrays, prepare_arrays
 from ...data.dataset import Dataset
 from ...fit import fit
+from ...fresh import target_scale
 from ...knobs import Plan
-from ...train import preparing, target_scale
+from ...supervision import preparing
 from ..split_norm import processes
 from ..start import start_backbone
 from .batch import PatientBatch, PatientData, vary

@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss, make_scorer
 from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
 
-from ....runtime.errors import FoveolaError
 from ....runtime.task import Task
+from .records import check_varied
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression
 FOLDS = 5
-ABSENT = 10.0  # logits below the others: a class without a train picture
+ABSENT = 10.0  # logits below the others: a class, or a grade's limit, without a train picture on one side
 
 Weights = tuple[NDArray[np.float64], NDArray[np.float64]]  # (T, F) and (T,), or (F,) twice
 
@@ -38,6 +39,7 @@ def fit_probe(task: Task, x_NF: NDArray[np.float64], y: NDArray[np.float64], pat
     Raises:
         FoveolaError: targets of one kind only.
     """
+    check_varied(task, y)
     if task.kind == "multiclass":
         return _classes(task, x_NF, y[:, 0], patients)
     if task.kind == "ordinal":
@@ -51,8 +53,8 @@ def _column(
 ) -> tuple[NDArray[np.float64], float]:
     """One output channel: weights of unstandardised features, and bias."""
     known = ~np.isnan(y_N)
-    if len(np.unique(y_N[known])) < 2:
-        raise _flat(task, known)
+    if task.kind == "ordinal" and len(np.unique(y_N[known])) < 2:  # nobody is above this grade, or all are
+        return np.zeros(x_NF.shape[1]), ABSENT if y_N[known][0] else -ABSENT
     mean, std = _spread(x_NF[known])
     z, y, groups = (x_NF[known] - mean) / std, y_N[known], patients[known]
     if task.kind == "regression":
@@ -67,8 +69,6 @@ def _classes(task: Task, x_NF: NDArray[np.float64], y_N: NDArray[np.float64], pa
     """One softmax over the classes; one that no train picture shows is as good as never answered."""
     known = ~np.isnan(y_N)
     present = np.unique(y_N[known]).astype(int)
-    if len(present) < 2:
-        raise _flat(task, known)
     mean, std = _spread(x_NF[known])
     z, y, groups = (x_NF[known] - mean) / std, y_N[known].astype(int), patients[known]
     model = _strongest(LogisticRegression(max_iter=1000), {"C": list(STRENGTHS)}, z, y, groups)
@@ -88,11 +88,6 @@ def _spread(x_NF: NDArray[np.float64]) -> Weights:
     return x_NF.mean(axis=0), np.where(std > 1e-9, std, 1.0)
 
 
-def _flat(task: Task, known: NDArray[np.bool_]) -> FoveolaError:
-    fault = "all train pictures with a target have the same one" if known.any() else "no train picture has a target"
-    return FoveolaError(f"task {task.name!r}", fault, "there is nothing to tell apart: drop the task")
-
-
 def _strongest(
     model: LogisticRegression | Ridge,
     grid: dict[str, list[float]],
@@ -104,15 +99,38 @@ def _strongest(
     name, values = next(iter(grid.items()))
     logistic = isinstance(model, LogisticRegression)
     rare = min(len(np.unique(groups[y == value])) for value in np.unique(y)) if logistic else len(np.unique(groups))
-    folds = min(FOLDS, rare)
+    cuts = _cuts(z, y, groups, min(FOLDS, rare), stratified=logistic)
     with warnings.catch_warnings():
         # Few pictures and many features separate perfectly: the regularised optimum is near enough.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        if folds < 2:
+        if not cuts:
             model.set_params(**{name: values[len(values) // 2]})
             return model.fit(z, y)
-        cut = StratifiedGroupKFold(folds) if logistic else GroupKFold(folds)
-        scoring = "neg_log_loss" if logistic else "neg_mean_squared_error"
-        search = GridSearchCV(model, grid, scoring=scoring, cv=list(cut.split(z, y, groups)))
+        # A fold need not show every class, so the score is told which there are.
+        likelihood = make_scorer(
+            log_loss, greater_is_better=False, response_method="predict_proba", labels=np.unique(y)
+        )
+        search = GridSearchCV(model, grid, scoring=likelihood if logistic else "neg_mean_squared_error", cv=cuts)
         best: LogisticRegression | Ridge = search.fit(z, y).best_estimator_
     return best
+
+
+def _cuts(
+    z: NDArray[np.float64],
+    y: NDArray[np.float64] | NDArray[np.int64],
+    groups: NDArray[np.integer],
+    folds: int,
+    *,
+    stratified: bool,
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Parts to fit on and to judge by, of different patients; none where there are too few.
+
+    A part to fit on in which a class is missing answers another question, and is left out.
+    """
+    if folds < 2:
+        return []
+    if not stratified:
+        return list(GroupKFold(folds).split(z, y, groups))
+    every = len(np.unique(y))
+    cuts = StratifiedGroupKFold(folds).split(z, y, groups)
+    return [(fitted, judged) for fitted, judged in cuts if len(np.unique(y[fitted])) == every]

@@ -1,6 +1,7 @@
 """How well pictures of one person find each other: pair percentile, recall, phenotypes, visits, order.
 
-- One query a patient: the first visit that shows both, one picture of each; so queries are independent.
+- One query a patient: the first visit that shows both, one picture of each.
+- An interval draws patients with both their parts: as one who asks, and as one who stands in the others' way.
 - Every direction has its own figures. Phenotypes leave the patient itself out.
 - What the paper's own metric is, is not known; these are ours (`toolkit.parity.retrieval`).
 """
@@ -148,7 +149,8 @@ def retrieve(
     known = np.isfinite(percentile)
     if not known.any():
         return None
-    sums = np.stack([np.where(known, percentile, 0.0), known.astype(np.float64)], 1)
+    own = np.where(known, percentile, 0.0) + _in_the_way(similarity, percentile)
+    sums = np.stack([own, known.astype(np.float64)], 1)
     drawn = replicate_sums(sums, RESAMPLES, seed)
     value = float(percentile[known].mean())
     reach = interval(value, ratio(drawn[:, 0], drawn[:, 1]), count, ALPHA)
@@ -167,6 +169,17 @@ def retrieve(
         alignment=retrieval.alignment(query_ND, gallery_ND),
         phenotype={name: value for name, value in phenotype.items() if np.isfinite(value)},
     )
+
+
+def _in_the_way(similarity_NN: NDArray[np.float64], percentile_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each candidate (N,) adds to the queries' percentiles by standing below or above their partners; sums to 0."""
+    partner = np.diag(similarity_NN)[:, None]
+    below = (similarity_NN < partner) + 0.5 * (similarity_NN == partner)
+    rivals = np.isfinite(similarity_NN) & ~np.eye(len(similarity_NN), dtype=np.bool_)
+    rivals &= np.isfinite(percentile_N)[:, None]
+    parts = np.where(rivals, below - percentile_N[:, None], 0.0) / np.maximum(rivals.sum(1, keepdims=True), 1)
+    found: NDArray[np.float64] = parts.sum(0)
+    return found
 
 
 def measure_pairing(
@@ -245,9 +258,10 @@ def _one_each(scans: Scans) -> Places:
 
 
 def _first_by_visit(scans: Scans, places: Places) -> dict[int, dict[int, int]]:
-    """Subject -> visit -> the first of these pictures by side and place."""
+    """Subject -> visit, the earliest first -> the first of these pictures by side and place."""
     found: dict[int, dict[int, int]] = {}
-    for place in places[np.lexsort((places, scans.side[places]))].tolist():
+    order = np.lexsort((places, scans.side[places], scans.visit[places], scans.turn[places], scans.years[places]))
+    for place in places[order].tolist():
         found.setdefault(int(scans.subject[place]), {}).setdefault(int(scans.visit[place]), place)
     return found
 
@@ -256,7 +270,7 @@ def _matched(first: Mapping[int, Mapping[int, int]], second: Mapping[int, Mappin
     """One pair a subject: of the first visit that both have."""
     pairs: list[tuple[int, int]] = []
     for subject in sorted(first.keys() & second.keys()):
-        shared = sorted(first[subject].keys() & second[subject].keys())
+        shared = [visit for visit in first[subject] if visit in second[subject]]
         if shared:
             pairs.append((first[subject][shared[0]], second[subject][shared[0]]))
     both: Sequence[tuple[int, int]] = pairs

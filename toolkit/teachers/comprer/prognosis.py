@@ -25,12 +25,14 @@ from ...batches import Batch, TrainingData
 from ...checkpoint import Epoch, Objective
 from ...course import Course, Report, Scores
 from ...data.arrays import Arrays, prepare_arrays
+from ...data.cells import read_flag
 from ...data.dataset import Dataset
+from ...data.samples import Sample
 from ...fit import fit
 from ...knobs import Plan
 from ...losses import scalar_loss
 from ...score import score_answers
-from ...train import preparing
+from ...supervision import preparing
 from .linear import fit_probe
 from .parts import ValueHead, directions, pooled
 from .teacher import ComprerTeacher
@@ -48,7 +50,7 @@ def check_incident(dataset: Dataset) -> list[str]:
         Incident columns whose prevalent one is neither among the tasks nor the attributes, so that nobody can check it.
 
     Raises:
-        FoveolaError: such targets, counted, with the first line.
+        FoveolaError: such targets, counted, with the first line; an attribute that is neither 0 nor 1.
     """
     columns = _conditions(dataset)
     unknown = []
@@ -202,7 +204,15 @@ def _prevalent(dataset: Dataset, name: str, columns: dict[str, NDArray[np.float3
         return columns[name]
     if not len(dataset) or name not in dataset.samples[0].attributes:
         return None
-    return np.array([1.0 if sample.attributes[name] == "1" else 0.0 for sample in dataset.samples])
+    return np.array([_flag(dataset, sample, name) for sample in dataset.samples])
+
+
+def _flag(dataset: Dataset, sample: Sample, name: str) -> float:
+    try:
+        return read_flag(sample.attributes[name]) if sample.attributes[name] else np.nan
+    except ValueError as error:
+        fault, mend = error.args
+        raise FoveolaError(f"{dataset.root}: line {sample.row}, column {name}", fault, mend) from None
 
 
 def _standardised(task: Task, values: NDArray[np.float64], teacher: ComprerTeacher) -> NDArray[np.float64]:

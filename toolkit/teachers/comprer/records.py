@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....runtime.errors import FoveolaError, UsageError
+from ....runtime.task import Task
 from ...data.dataset import Dataset, Sample
 from ...data.faults import Faults, did_you_mean
 from .knobs import Aims, Roles
@@ -116,7 +117,11 @@ def check_records(train: Records, aims: Aims, roles: Roles) -> None:
 
     Raises:
         FoveolaError: a modality without a picture, no pair in the whole set, one visit only for a temporal loss.
+        UsageError: no loss is in, or a temporal one without a part.
     """
+    measured = aims.measures > 0 and aims.measured
+    if not (aims.multimodal > 0 or aims.temporal > 0 or measured or aims.reconstruction > 0):
+        raise UsageError("aims", "no loss is in, so that nothing would be learned", "give one a weight")
     empty = [name for name, scans in train.scans.items() if not len(scans)]
     if empty:
         fault = f"no train picture of {', '.join(empty)} ({train.counted()})"
@@ -125,24 +130,59 @@ def check_records(train: Records, aims: Aims, roles: Roles) -> None:
         what = "two modalities at one visit" if roles.pairs == "modalities" else "both sides at one visit"
         fault = f"fewer than two train patients have {what} ({train.counted()})"
         raise FoveolaError("multimodal", fault, "a contrast needs pairs of two patients; set aims.multimodal to 0")
-    if aims.temporal > 0 and len(returned_subjects(train)) < 2:
+    if aims.temporal > 0:
+        _check_visits(train, aims)
+
+
+def _check_visits(train: Records, aims: Aims) -> None:
+    if not (aims.contrast > 0 or aims.order > 0 or aims.gap > 0):
+        raise UsageError(
+            "aims.temporal", "contrast, order and gap are all 0", "give one a weight, or set temporal to 0"
+        )
+    if len(returned_subjects(train)) < 2:
         fault = f"fewer than two train patients have a second visit ({len(train.visits)} visit(s) in all)"
         raise FoveolaError("temporal", fault, "name the attribute in roles.visit, or set aims.temporal to 0")
-    timed = aims.order > 0 or aims.gap > 0
-    if aims.temporal > 0 and timed and not any(_ordered(scans) for scans in train.scans.values()):
+    every = train.scans.values()
+    if aims.order > 0 and not any(_differs(scans, scans.years) or _differs(scans, scans.turn) for scans in every):
         fault = "no patient's visits have a time or a number"
-        raise FoveolaError("order", fault, "name the attribute in roles.years, or set aims.order and aims.gap to 0")
+        raise FoveolaError("order", fault, "name the attribute in roles.years, or set aims.order to 0")
+    if aims.gap > 0 and not any(_differs(scans, scans.years) for scans in every):
+        raise FoveolaError(
+            "gap", "no patient's visits have a time", "name the attribute in roles.years, or set aims.gap to 0"
+        )
 
 
 def check_measured(dataset: Dataset, measured: Collection[str]) -> None:
-    """Refuse a measure that is no task, or a task of masks, boxes or an embedding.
+    """Refuse a measure that is no task, a task of masks, boxes or an embedding, or constant.
 
     Raises:
-        UsageError: which.
+        UsageError: which is none.
+        FoveolaError: which has one value only in the train pictures.
     """
     for name in measured:
         if dataset.task(name).kind in ("segmentation", "detection", "embedding"):
             raise UsageError("aims.measured", f"{name} is a task of kind {dataset.task(name).kind}", "leave it out")
+    train = dataset.subset("train")
+    for name in measured:
+        check_varied(train.task(name), train.scalars[name])
+
+
+def check_varied(task: Task, target_NT: NDArray[np.floating]) -> None:
+    """Refuse targets of one kind only.
+
+    Args:
+        task: neither masks, boxes nor an embedding.
+        target_NT: of the train pictures, NaN where not known.
+
+    Raises:
+        FoveolaError: which.
+    """
+    names = task.classes if target_NT.shape[1] > 1 else (task.name,)
+    for name, column in zip(names, target_NT.T, strict=True):
+        known = column[~np.isnan(column)]
+        if not len(known) or known.min() == known.max():
+            fault = "all train pictures with a target have the same one" if len(known) else "no train picture has a target"
+            raise FoveolaError(f"task {task.name!r}", f"{name}: {fault}", "there is nothing to tell apart: drop it")
 
 
 def paired_subjects(records: Records, roles: Roles) -> set[int]:
@@ -202,12 +242,10 @@ def _together(
     return found
 
 
-def _ordered(scans: Scans) -> bool:
-    for places in by_subject(scans).values():
-        for when in (scans.years[places], scans.turn[places]):
-            if len(np.unique(when[~np.isnan(when)])) > 1:
-                return True
-    return False
+def _differs(scans: Scans, when: NDArray[np.float64]) -> bool:
+    """Whether a subject has pictures of two known times."""
+    own = (when[places] for places in by_subject(scans).values())
+    return any(len(np.unique(times[~np.isnan(times)])) > 1 for times in own)
 
 
 def _check_attributes(dataset: Dataset, roles: Roles) -> None:

@@ -21,18 +21,20 @@ from ...course import Report
 from ...data.arrays import prepare_arrays
 from ...data.dataset import Dataset
 from ...data.faults import did_you_mean
+from ...finished import finish
 from ...fit import forget
+from ...json_files import write_json
 from ...knobs import Plan
-from ...train import check_splits, finish, preparing, write_json
+from ...supervision import check_splits, preparing
 from ...workers import leads
 from ..built import save_teacher
 from .judge import embed, pairing_of
 from .knobs import Aims, Encoding, Prognosis, Roles
-from .learn import DENSE, Pretrained, prepare_modalities, pretrain_comprer, without_dense
+from .learn import DENSE, Pretrained, prepare_modalities, pretrain_comprer, scale_of, without_dense
 from .objective import LOSSES
 from .pairing import Pairing, in_words
 from .prognosis import check_incident, finetune, probe_heads
-from .records import check_measured, check_records, read_records
+from .records import check_measured, check_records, check_varied, read_records
 from .teacher import ComprerTeacher, check_embeddings, teacher_of
 
 PRETRAINING, TUNING = "pretraining", "tuning"  # folders of the two trainings' resume points
@@ -128,7 +130,8 @@ def check_comprer(
         What somebody should know, a line each.
 
     Raises:
-        FoveolaError: see `check_records` and `check_incident`; the device's pictures are another modality's.
+        FoveolaError: see `check_records` and `check_incident`; the device's pictures are another modality's; a task has
+            targets of one kind only.
         UsageError: an unknown modality or measure, too many embeddings, no task to answer.
     """
     if modality not in encodings:
@@ -143,6 +146,7 @@ def check_comprer(
         fault = f"the device sees pictures of {', '.join(others)} too"
         raise FoveolaError("data.only", fault, f"give `only: {{{roles.modality}: {modality}}}`")
     check_records(read_records(dataset, encodings, roles).subset("train"), aims, roles)
+    _check_targets(dataset, shown, aims)
     unknown = check_incident(dataset)
     return [f"{name} cannot be checked: there is no prevalent_{name.removeprefix('incident_')}" for name in unknown]
 
@@ -152,6 +156,14 @@ def kept_line(history: Sequence[Epoch]) -> int:
     first = sum(set(epoch.losses) <= set(LOSSES) for epoch in history)
     scores = [epoch.score for epoch in history[first:]]
     return first + scores.index(max(scores)) + 1 if scores else first
+
+
+def _check_targets(dataset: Dataset, shown: Dataset, aims: Aims) -> None:
+    """Refuse constants before the pretraining, not when the heads are fitted after it."""
+    scale_of(without_dense(dataset))
+    train = without_dense(shown.subset("train"))
+    for task in _untaught(train.tasks, aims):
+        check_varied(task, train.scalars[task.name])
 
 
 def _untaught(tasks: tuple[Task, ...], aims: Aims) -> list[Task]:

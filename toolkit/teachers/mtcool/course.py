@@ -35,9 +35,10 @@ class Play(msgspec.Struct, frozen=True, kw_only=True):
         inner: batches a turn; 0 is an epoch.
         order: of the sub-models in an outer iteration: `reshuffled` each time, or `fixed` as in the recipe.
         alone: epochs of single-task training before they cooperate.
-        steps: updates of each sub-model in an epoch; 0 is one pass over the largest task's images.
+        steps: updates of each sub-model in an epoch; 0 is one pass over the largest task's images (with a stem, over
+            those of all tasks).
         back: how many epochs before the last the encoders' earlier state is kept; 0 keeps none.
-        keep: weights of the `best` epoch by validation, or of the `last`.
+        keep: weights of the `best` epoch by validation among those in which they cooperate, or of the `last`.
     """
 
     inner: int = 1
@@ -81,7 +82,6 @@ class TurnCourse(Course):
         if stem:
             self.by_turn[STEM] = every
         self.every = every
-        self.keeps_last = play.keep == "last"
         self.earlier: Weights = {}
         self.drawn: tuple[int, list[str]] = (-1, [])  # an epoch and its turns
 
@@ -127,6 +127,8 @@ class TurnCourse(Course):
         assert isinstance(objective, Cooperation)
         if epoch == self.play.alone > 0:
             settle_norms(objective.network, self.data, self.every)
+        # Weights of an epoch alone hear nobody, however well they do: the first epoch together takes their place.
+        self.keeps_last = self.play.keep == "last" or epoch <= self.play.alone
         self._give(epoch, 0, objective)
 
     def after_step(self, epoch: int, step: int, steps: int, objective: Objective) -> None:

@@ -23,10 +23,13 @@ from ...course import Report, Scores
 from ...data.arrays import Arrays, prepare_arrays
 from ...data.dataset import Dataset
 from ...data.faults import did_you_mean
+from ...finished import finish
 from ...fit import fit
+from ...fresh import target_scale
+from ...json_files import write_json
 from ...knobs import Plan
 from ...score import score_answers
-from ...train import check_splits, finish, labelled, preparing, target_scale, write_json
+from ...supervision import check_splits, labelled, preparing
 from ...workers import leads
 from ..continual import labelled_places
 from ..start import start_backbone

@@ -38,7 +38,8 @@ def ascent(loss: Loss, others: Sequence[Tensor], radius: float, *, relative: boo
     leaves = [other.detach().requires_grad_() for other in others]
     with torch.enable_grad():
         slopes = torch.autograd.grad(loss(leaves), leaves)
-    long = radius * lengths(leaves).detach() if relative else torch.full_like(lengths(leaves).detach(), radius)
+    own = lengths(others).detach()
+    long = radius * own if relative else torch.full_like(own, radius)
     scale = long / (lengths(slopes) + SMALL)
     return [slope * _each(scale, slope) for slope in slopes]
 

@@ -22,7 +22,8 @@ from ...models.network import Answered, Normalise, make_backbone
 from ...models.student_heads import LightDecoder, MaskHead
 from ...models.teacher_heads import DeepLabHead
 from ..built import BuiltPlan, BuiltTeacher
-from .fusion import FUSIONS, Fusion, Kind, Settle, fit
+from ..sepl.teacher import check_scalers
+from .fusion import FUSIONS, Fusion, Kind, Settle
 
 Masks = Literal["light", "deeplab"]
 KINDS = ("binary", "multilabel", "multiclass", "ordinal", "regression", "segmentation")  # that a sub-model can answer
@@ -63,6 +64,14 @@ class CoolPlan(BuiltPlan, frozen=True, forbid_unknown_fields=True, kw_only=True,
     output_stride: Literal[8, 16, 32] = 32
     stem: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse a plan whose answers would have no unit.
+
+        Raises:
+            FoveolaError: a measure without a scaler.
+        """
+        check_scalers(self)
+
     def build(self) -> Cooperative:
         """The modules, with random weights."""
         return Cooperative(self)
@@ -98,12 +107,16 @@ class Reader(nn.Module):
         self.head: Head = self._head(plan, own.channels[32])
 
     def _head(self, plan: CoolPlan, channels: int) -> Head:
+        """A head without dropout: the loss and the perturbed loss must differ by the perturbation alone."""
         if not self.dense:
-            # No dropout: the loss and the perturbed loss must differ by the perturbation alone.
             return LinearHead(self.task, channels, dropout=0.0)
         if plan.masks == "light":
             return MaskHead(self.task, plan.width, MASK_STRIDE)
-        return DeepLabHead(self.task, channels)
+        head = DeepLabHead(self.task, channels)
+        for module in head.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        return head
 
     def cells(self, own: Tensor) -> tuple[int, int]:
         """Cells at which features are read: one for what answers with numbers."""
@@ -211,4 +224,4 @@ def joined(maps: Sequence[Tensor]) -> Tensor:
     """All encoders' coarsest maps side by side, settled, at the cells of the coarsest: what one encoder has to hold."""
     cells = (min(one.shape[-2] for one in maps), min(one.shape[-1] for one in maps))
     settle = Settle()
-    return torch.cat([settle(fit(one, cells), cells) for one in maps], 1)
+    return torch.cat([settle(one, cells) for one in maps], 1)

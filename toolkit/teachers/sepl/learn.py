@@ -25,15 +25,17 @@ from ...course import Course, Report, Scores
 from ...data.arrays import Arrays, prepare_arrays
 from ...data.dataset import Dataset
 from ...data.faults import did_you_mean
+from ...finished import finish
 from ...fit import fit
 from ...knobs import Plan
 from ...score import score_answers
-from ...train import check_splits, finish, labelled, preparing
+from ...supervision import check_splits, labelled, preparing
 from ...workers import leads
+from ..continual import labelled_places
 from ..start import start_backbone
 from .objective import Propagating, factor_loss
 from .priors import ClassesAs
-from .scaler import Centres, Scaling, fit_scalers
+from .scaler import Scaling, fit_scalers
 from .teacher import KINDS, Prior, SeplPlan, SeplTeacher
 from .usage import write_usage
 from .views import one_of_four
@@ -107,7 +109,8 @@ def train_sepl(
         say: told in a line what was loaded, and what has an odd scale.
 
     Raises:
-        FoveolaError: no training or validation cases, a measure without scale, a loss that is not finite.
+        FoveolaError: no training or validation cases, a factor that no train image has, a measure without scale, a loss
+            that is not finite.
         UsageError: a factor that is not there, named twice, or no factor at all.
     """
     dataset = chosen_factors(dataset, how)
@@ -145,26 +148,30 @@ def new_sepl(
     say: Callable[[str], None] | None = None,
 ) -> SeplTeacher:
     """The teacher for a data set's factors, with scalers of its train split and random weights from the seed."""
-    dataset = chosen_factors(dataset, how)
-    plan = plan_of(dataset, backbone, spec, how, fit_scalers(dataset, how.scaling, say))
+    plan = plan_of(dataset, backbone, spec, how, say)
     torch.manual_seed(seed)
     return plan.build()
 
 
-def plan_of(dataset: Dataset, backbone: str, spec: InputSpec, how: Sepl, scalers: tuple[Centres, Centres]) -> SeplPlan:
-    """What is to be built for the factors of a data set.
+def plan_of(
+    dataset: Dataset, backbone: str, spec: InputSpec, how: Sepl, say: Callable[[str], None] | None = None
+) -> SeplPlan:
+    """What is to be built for a data set's factors, with scalers of its train split.
 
     Args:
-        dataset: with the factors alone.
+        dataset: its other tasks are left out.
         backbone: timm's name.
         spec: how the network is fed.
         how: the knobs of SePL.
-        scalers: what is subtracted from each measure, and what it is then divided by.
+        say: told what has an odd scale.
 
     Raises:
-        UsageError: knobs that do not go together.
+        FoveolaError: a factor that no train image has, a measure without scale.
+        UsageError: see `chosen_factors`; knobs that do not go together.
     """
-    centres, ranges = scalers
+    dataset = chosen_factors(dataset, how)
+    labelled_places(dataset)  # refuses a factor that nothing could teach, and that would guide the others all the same
+    centres, ranges = fit_scalers(dataset, how.scaling, say)
     return SeplPlan(
         input=spec,
         tasks=dataset.tasks,
@@ -243,9 +250,11 @@ class SeplCourse(Course):
         return one_of_four(batch, generator, device)
 
     def begin(self, epoch: int, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
-        """Say which factors are trained."""
+        """Say which factors are trained, and whether this epoch's weights replace those kept before."""
         assert isinstance(objective, Propagating)
         objective.simple_only = epoch < self.how.prior_epochs
+        # Complex factors are random until then, however good the sum: the first epoch of all factors takes its place.
+        self.keeps_last = epoch <= self.how.prior_epochs
 
 
 def validation(

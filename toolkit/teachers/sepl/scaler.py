@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...data.dataset import Dataset
-from ...train import target_scale
+from ...fresh import target_scale
 
 Scaling = Literal["robust", "standard"]
 Centres = dict[str, tuple[float, ...]]
@@ -41,8 +41,9 @@ def fit_scalers(
         known = [_known(column) for column in train.scalars[name].T]
         centres[name] = tuple(float(np.median(column)) for column in known)
         found = [float(np.subtract(*np.percentile(column, (75, 25)))) for column in known]
-        if min(found) <= 0 and say is not None:
-            say(f"{name}: half of its values are equal, so that its standard deviation is the scale")
+        for measure, own in zip(train.task(name).classes, found, strict=True):
+            if own <= 0 and say is not None:
+                say(f"{measure}: half of its values are equal, so that its standard deviation is the scale")
         ranges[name] = tuple(own if own > 0 else other for own, other in zip(found, spare, strict=True))
     return centres, ranges
 

@@ -72,16 +72,7 @@ class SeplPlan(BuiltPlan, frozen=True, forbid_unknown_fields=True, kw_only=True,
                 raise UsageError("experts", "plain heads take no priors", "set prior to none, or give experts")
         if self.experts and not self.hidden:
             raise UsageError("hidden", "an expert of width 0", "give it a width, or set experts to 0")
-        self._check_scalers()
-
-    def _check_scalers(self) -> None:
-        for task in self.tasks:
-            if task.kind != "regression":
-                continue
-            sizes = [len(given.get(task.name, ())) for given in (self.target_mean, self.target_std)]
-            if sizes != [task.channels, task.channels] or not all(x > 0 for x in self.target_std[task.name]):
-                fault = f"no scaler for {task.name!r}: its answers would have no unit"
-                raise FoveolaError("model.json", fault, "take the model.json that training wrote, or train again")
+        check_scalers(self)
 
     @property
     def complex(self) -> tuple[Task, ...]:
@@ -104,6 +95,21 @@ class SeplPlan(BuiltPlan, frozen=True, forbid_unknown_fields=True, kw_only=True,
         if asked.complex and asked.prior != "none":
             return asked
         return msgspec.structs.replace(asked, simple=tuple(task for task in self.simple if task.name in names))
+
+
+def check_scalers(plan: BuiltPlan) -> None:
+    """Refuse a plan that does not say what a measure is scaled by.
+
+    Raises:
+        FoveolaError: a measure without a scaler.
+    """
+    for task in plan.tasks:
+        if task.kind != "regression":
+            continue
+        sizes = [len(given.get(task.name, ())) for given in (plan.target_mean, plan.target_std)]
+        if sizes != [task.channels, task.channels] or not all(x > 0 for x in plan.target_std[task.name]):
+            fault = f"no scaler for {task.name!r}: its answers would have no unit"
+            raise FoveolaError("model.json", fault, "take the model.json that training wrote, or train again")
 
 
 @dataclass

@@ -21,7 +21,8 @@ from ....runtime.answer import probabilities
 from ....runtime.task import Task
 from ...data.arrays import prepare_arrays
 from ...data.dataset import Dataset
-from ...train import read_locked, write_json
+from ...finished import read_locked
+from ...json_files import write_json
 from .page import render_usage
 from .teacher import SeplTeacher, entropy
 

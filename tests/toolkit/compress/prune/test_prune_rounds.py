@@ -24,10 +24,11 @@ from foveola.toolkit.compress.prune.record import (
 )
 from foveola.toolkit.compress.prune.rounds import Rule, prune_network
 from foveola.toolkit.data.dataset import Dataset
+from foveola.toolkit.finished import finish, teacher_answers
+from foveola.toolkit.fresh import new_network
 from foveola.toolkit.knobs import Lessons
 from foveola.toolkit.models.network import Network, load_network
 from foveola.toolkit.stages.prune import Prune
-from foveola.toolkit.train import finish, new_network, teacher_answers
 
 DEVICE = load_profile("generic-x86")
 PLAN1 = msgspec.structs.replace(PLAN, epochs=1)
@@ -152,6 +153,7 @@ def test_a_latency_is_met_in_milliseconds(house: Path, tmp_path: Path, monkeypat
         pytest.param(Target("speedup", 500.0), Rule(), "the nearest is .* times faster", id="unreachable"),
         pytest.param(Target("latency_ms", 1e6), Rule(), "nothing to prune: the network takes", id="fast enough"),
         pytest.param(Target("ratio", 0.3), Rule(multiple=4096), "nothing shrank", id="nothing shrank"),
+        pytest.param(Target("speedup", 1.02), Rule(), "nothing shrank", id="met by the whole network"),
         pytest.param(Target("ratio", 0.3), Rule(keep=("backbone", "decoder", "heads")), "left alone", id="all kept"),
         pytest.param(Target("ratio", 0.3), Rule(keep=("backbon",)), "did you mean 'backbone'", id="no such layer"),
     ],

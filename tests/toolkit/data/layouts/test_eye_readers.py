@@ -116,6 +116,17 @@ def test_messidor_names_are_compared_without_case_or_suffix_and_pairs_are_patien
     assert any("two eyes of one may be in two splits" in note for note in alone.notes)
 
 
+def test_messidor_takes_what_is_marked_as_gradable_and_nothing_else(tmp_path: Path) -> None:
+    root = make_messidor2(tmp_path)
+    path = root / "messidor_data.csv"
+    path.write_text(path.read_text().replace("00000_0100_PP.png,0,0,1", "00000_0100_PP.png,0,0,"))
+
+    layout = read_messidor2(root)
+
+    assert "20051020_00000_0100_PP.png" not in by_name(layout)
+    assert left_out(layout) == {"images that are not gradable": 2, "images without a grade": 1}
+
+
 def test_messidor_with_the_columns_of_its_copy_is_the_same(tmp_path: Path) -> None:
     root = make_messidor2(tmp_path)
     path = root / "messidor_data.csv"
@@ -167,6 +178,22 @@ def test_deepdrid_grades_eyes_and_quality(tmp_path: Path) -> None:
     assert found["1_l1.jpg"].cells["source"] == "Nicheng"
     assert found["347_l1.jpg"].cells["clarity"] == "10"
     assert (found["347_r2.jpg"].cells["dr_grade"], found["347_r2.jpg"].cells["quality"]) == ("", "ungradable")
+
+
+def test_deepdrid_takes_the_grade_of_the_eye_where_both_are_given(tmp_path: Path) -> None:
+    root = make_deepdrid(tmp_path)
+    folder = root / "DeepDRiD-master/regular_fundus_images/regular-fundus-training"
+    path = folder / "regular-fundus-training.csv"
+    text = path.read_text()
+    for view, levels in (("l1", "1,"), ("r1", ",1")):
+        assert f"1_{view}.jpg,1,{levels}," in text
+        text = text.replace(f"\\1_{view}.jpg,1,{levels},", f"\\1_{view}.jpg,1,4,2,")
+    path.write_text(text)
+
+    found = by_name(read_deepdrid(root))
+
+    assert [found[f"1_{view}.jpg"].cells["dr_grade"] for view in ("l1", "r1")] == ["4", "2"]
+    assert [found[f"1_{view}.jpg"].cells["eye"] for view in ("l1", "r1")] == ["left", "right"]
 
 
 def test_deepdrid_without_labels_of_its_evaluation_leaves_it_out(tmp_path: Path) -> None:

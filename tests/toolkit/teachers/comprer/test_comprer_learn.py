@@ -12,12 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import StratifiedGroupKFold
 from small_people import AIMS, CODE, ENCODERS, PLAN, TASKS, people, silent, twins, two_visits
 
 from foveola.runtime.errors import FoveolaError, UsageError
 from foveola.runtime.task import Task
 from foveola.toolkit.checkpoint import Epoch
 from foveola.toolkit.data.arrays import prepare_arrays
+from foveola.toolkit.data.dataset import Dataset
+from foveola.toolkit.finished import read_history, read_locked
 from foveola.toolkit.review.teachers import review_training
 from foveola.toolkit.teachers.comprer.judge import embed
 from foveola.toolkit.teachers.comprer.knobs import Prognosis, Roles
@@ -28,7 +31,6 @@ from foveola.toolkit.teachers.comprer.teach import check_comprer, kept_line, tea
 from foveola.toolkit.teachers.comprer.teacher import ComprerTeacher, teacher_of
 from foveola.toolkit.teachers.load import load_teacher
 from foveola.toolkit.teachers.team import team_of
-from foveola.toolkit.train import read_history, read_locked
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +251,34 @@ def test_a_probe_of_grades_or_classes_answers_all_of_them(kind: Any) -> None:
         assert not (raw.argmax(1) == 2).any()
 
 
+def test_a_probe_of_grades_of_which_the_highest_is_absent_never_answers_it() -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat([0.0, 1.0, 2.0], 40)
+    x = rng.standard_normal((120, 2)) * 0.2 + y[:, None]
+    task = Task(name="a", kind="ordinal", classes=("a", "b", "c", "d"))
+
+    weight, bias = fit_probe(task, x, y[:, None], np.arange(120))
+
+    assert ((x @ weight.T + bias > 0).sum(1) == y).mean() > 0.95
+    assert (x @ weight[2] + bias[2] < -5).all()
+
+
+def test_a_probe_is_chosen_among_all_strengths_where_a_fold_shows_one_class_only() -> None:
+    rng = np.random.default_rng(48)
+    sizes = rng.integers(1, 9, 10)
+    patients = np.repeat(np.arange(10), sizes)
+    ill = rng.random(10) < rng.choice([0.05, 0.15, 0.4])
+    y = (ill[patients] & (rng.random(len(patients)) < 0.8)).astype(float)
+    folds = StratifiedGroupKFold(5).split(y[:, None], y, patients)
+    x = 4 * y[:, None] + rng.standard_normal((len(y), 3))
+
+    weight, bias = fit_probe(Task(name="a", kind="binary", classes=("no", "yes")), x, y[:, None], patients)
+
+    assert any(len(np.unique(y[judged])) == 1 for _, judged in folds)
+    weakest = LogisticRegression(C=1e-4, max_iter=1000).fit((x - x.mean(0)) / x.std(0), y)
+    assert np.abs(x @ weight[0] + bias[0]).mean() > 10 * np.abs(weakest.coef_).sum()
+
+
 def test_a_condition_that_nobody_has_is_refused() -> None:
     task = Task(name="a", kind="binary", classes=("no", "yes"))
 
@@ -270,6 +300,24 @@ def test_who_has_a_condition_cannot_come_to_have_it() -> None:
         check_incident(people(rows, (CODE,)))
 
 
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [("1.0", "incident_stroke is given for 8 image.s. of prevalent cases"), ("had one", "line 2, .*neither 0 nor 1")],
+)
+def test_a_prevalent_condition_among_the_attributes_is_read_as_a_flag(cell: str, words: str) -> None:
+    alone = Task(name="incident_stroke", kind="binary", classes=("no", "yes"))
+    data = people([row | {"incident_stroke": 0.0} for row in two_visits(1)], (alone,))
+
+    def said(text: str) -> Dataset:
+        samples = (msgspec.structs.replace(one, attributes=one.attributes | {"prevalent_stroke": text})
+                   for one in data.samples)  # fmt: skip
+        return msgspec.structs.replace(data, samples=tuple(samples))
+
+    assert check_incident(said("0")) == check_incident(said("")) == []
+    with pytest.raises(FoveolaError, match=words):
+        check_incident(said(cell))
+
+
 def test_an_incident_condition_without_its_prevalent_one_is_named() -> None:
     alone = Task(name="incident_stroke", kind="binary", classes=("no", "yes"))
 
@@ -283,6 +331,22 @@ def test_the_device_s_pictures_must_be_of_its_modality(drawn: Path) -> None:
         check_comprer(data, data, "fundus", ENCODERS, AIMS, Roles())
     with pytest.raises(UsageError, match="no encoder 'retina'"):
         check_comprer(data, data, "retina", ENCODERS, AIMS, Roles())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("imt", 0.7, "imt has one value only"),
+        ("hypertension", 1.0, "task 'hypertension': hypertension: all train pictures with a target have the same one"),
+        ("hypertension", np.nan, "hypertension: no train picture has a target"),
+    ],
+)
+def test_a_constant_is_refused_before_the_pretraining(drawn: Path, name: str, value: float, words: str) -> None:
+    data = twins(drawn / "data")
+    data.scalars[name][:] = value
+
+    with pytest.raises(FoveolaError, match=words):
+        check_comprer(data, data.having({"modality": "fundus"}), "fundus", ENCODERS, AIMS, Roles())
 
 
 def test_a_third_embedding_is_refused(drawn: Path) -> None:

@@ -89,6 +89,22 @@ def test_the_order_of_candidates_changes_nothing_and_ties_share_their_rank() -> 
     assert tied.pair_percentile == 0.5
 
 
+def test_the_interval_is_as_wide_as_the_scatter_over_new_patients() -> None:
+    """One of those who ask alone would be too narrow: others stand in everybody's way."""
+    values, widths = [], []
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        state = rng.standard_normal((50, 6))
+        found = retrieve(*(state + 1.2 * rng.standard_normal((50, 6)) for _ in range(2)), {}, seed=seed)
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        values.append(found.pair_percentile)
+        widths.append(found.high - found.low)
+
+    assert np.mean(widths) / (2 * 1.96) == pytest.approx(np.std(values, ddof=1), rel=0.2)
+
+
 def test_nobody_is_retrieved_among_one() -> None:
     assert retrieve(np.ones((1, 4)), np.ones((1, 4)), {}) is None
 
@@ -101,6 +117,16 @@ def test_one_pair_a_patient_is_of_the_first_visit_that_shows_both() -> None:
 
     assert records.scans["fundus"].subject[p].tolist() == [0, 1, 2]
     assert records.scans["fundus"].visit[p].tolist() == records.scans["carotid"].visit[q].tolist() == [0, 1, 0]
+
+
+def test_the_first_visit_is_the_earliest_whatever_it_is_called() -> None:
+    names = {0: "enrolment", 1: "a year later"}
+    rows = [row | {"visit": names[int(str(row["visit"]))]} for row in two_visits(3)]
+    records = read_records(people(rows), BOTH, Roles())
+
+    ((p, q),) = pairs_across(records, Roles()).values()
+
+    assert records.scans["fundus"].years[p].tolist() == records.scans["carotid"].years[q].tolist() == [0, 0, 0]
 
 
 def test_sides_pair_within_their_modality() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -91,6 +92,26 @@ def test_visits_without_time_or_number_have_no_order() -> None:
     check_records(read_records(people(named), BOTH, ROLES), Aims(order=0), ROLES)
 
 
+def test_years_between_visits_are_not_learned_from_numbers_of_visits() -> None:
+    untimed = [row | {"years": ""} for row in two_visits(4)]
+
+    assert "no patient's visits have a time; name the attribute in roles.years" in refused(untimed, Aims(gap=1))
+    check_records(read_records(people(untimed), BOTH, ROLES), Aims(), ROLES)
+
+
+@pytest.mark.parametrize(
+    ("aims", "words"),
+    [
+        (Aims(contrast=0, order=0, gap=0), "aims.temporal: contrast, order and gap are all 0"),
+        (Aims(multimodal=0, temporal=0, reconstruction=0), "aims: no loss is in"),
+        (Aims(multimodal=0, temporal=0, measures=0, reconstruction=0, measured=("age",)), "aims: no loss is in"),
+    ],
+    ids=["no part", "no measure", "no weight"],
+)
+def test_losses_from_which_nothing_can_be_learned_are_refused(aims: Aims, words: str) -> None:
+    assert refused(two_visits(4), aims).startswith(words)
+
+
 def test_a_modality_without_pictures_is_counted_and_refused() -> None:
     lonely = [row for row in two_visits(4) if row["modality"] == "fundus"]
 
@@ -124,6 +145,16 @@ def test_masks_are_no_measure() -> None:
 
     with pytest.raises(UsageError, match="vessel is a task of kind segmentation"):
         check_measured(data, ["vessel"])
+
+
+@pytest.mark.parametrize("kind", ["binary", "ordinal", "multiclass"])
+def test_a_measure_of_one_kind_only_is_refused(kind: Any) -> None:
+    ill = Task(name="ill", kind=kind, classes=("no", "yes"))
+    rows = [row | {"ill": 1.0 if row["patient"] == "p0" else 0.0} for row in two_visits(2)]
+
+    check_measured(people(rows, (ill,)), ["ill"])
+    with pytest.raises(FoveolaError, match="task 'ill': ill: all train pictures with a target have the same one"):
+        check_measured(people(rows[8:], (ill,)), ["ill"])
 
 
 def test_a_draw_takes_two_visits_every_modality_and_one_side() -> None:
@@ -214,6 +245,17 @@ def test_a_visit_whose_time_is_not_known_is_ordered_by_its_number_but_has_no_gap
     assert (pairs.ordered, pairs.timed) == (2, 0)
     assert pairs.ahead.tolist() == [1.0, 1.0]
     assert pairs.years.isnan().all()
+
+
+def test_visits_pair_on_their_own_side_in_whatever_order_pictures_were_drawn() -> None:
+    rows = [row for row in two_visits(1) if row["visit"] == 0 or row["eye"] == "left"]
+    scans = read_records(people(rows), ["fundus"], SIDES).scans["fundus"]
+    apart = read_records(people([row for row in rows if (row["visit"], row["eye"]) != (0, "left")]), ["fundus"], SIDES)
+
+    found = [along("fundus", scans, np.array(order)) for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0))]
+
+    assert [len(pairs.i) for pairs in found] == [1, 1, 1]
+    assert len(along("fundus", apart.scans["fundus"], np.arange(2)).i) == 1
 
 
 def test_the_sides_of_one_visit_are_pairs_where_that_is_asked_for() -> None:

@@ -16,6 +16,7 @@ from small import TASKS, squares
 from foveola.runtime.errors import FoveolaError
 from foveola.toolkit.checkpoint import copy_weights
 from foveola.toolkit.data.arrays import prepare_arrays
+from foveola.toolkit.finished import read_history, read_locked
 from foveola.toolkit.report.wording import thousands
 from foveola.toolkit.teachers.load import load_teacher
 from foveola.toolkit.teachers.mtcool.course import Play, earlier_encoders
@@ -32,7 +33,6 @@ from foveola.toolkit.teachers.mtcool.measure import (
 )
 from foveola.toolkit.teachers.mtcool.objective import Cooperation, Flat
 from foveola.toolkit.teachers.mtcool.teacher import Cooperative
-from foveola.toolkit.train import read_history, read_locked
 
 
 def test_a_finished_step_has_the_files_of_every_teacher_and_says_how_flat_it_is_and_what_it_costs(

@@ -17,20 +17,24 @@ from small import SPEC, TASKS, make_squares, silent, squares
 
 from foveola.runtime.answer import probabilities
 from foveola.runtime.errors import FoveolaError, UsageError
+from foveola.runtime.manifest import InputSpec
 from foveola.runtime.task import Task
-from foveola.toolkit.checkpoint import Epoch
-from foveola.toolkit.data.arrays import prepare_arrays
+from foveola.toolkit.checkpoint import Epoch, Weights, copy_weights
+from foveola.toolkit.course import Scores
+from foveola.toolkit.data.arrays import Arrays, prepare_arrays
 from foveola.toolkit.data.dataset import Dataset, read_dataset
+from foveola.toolkit.finished import read_history, read_locked, teacher_answers
 from foveola.toolkit.knobs import Lessons, Plan, Shape
 from foveola.toolkit.models.network import read_weights
 from foveola.toolkit.models.outputs import task_outputs
 from foveola.toolkit.score import score_answers
+from foveola.toolkit.stages.sepl import TrainSepl
 from foveola.toolkit.teachers.load import load_teacher
 from foveola.toolkit.teachers.sepl.learn import Sepl, check_plan, factor_names, judge, new_sepl, train_sepl
 from foveola.toolkit.teachers.sepl.teacher import SeplTeacher
 from foveola.toolkit.teachers.sepl.usage import UsageReport, strata
 from foveola.toolkit.teachers.start import start_backbone
-from foveola.toolkit.train import distil_student, read_history, read_locked, teacher_answers
+from foveola.toolkit.train import distil_student
 
 HOW = Sepl(simple=("bright", "side"), complex=("grade", "corner", "signs"), experts=2, hidden=8, prior_hidden=4)
 PLAN = Plan(
@@ -45,10 +49,12 @@ PLAN = Plan(
 )
 
 
-def learn(root: Path, how: Sepl = HOW, plan: Plan = PLAN, name: str = "run", report: Any = silent) -> SeplTeacher:
-    (root / name).mkdir(exist_ok=True)
-    common: dict[str, Any] = {"folder": root / name, "cache": root / "cache", "seed": 5, "report": report}
-    return train_sepl(squares(root / "data"), "test_resnet", SPEC, how, plan, **common)
+def learn(
+    root: Path, how: Sepl = HOW, plan: Plan = PLAN, report: Any = silent, tasks: tuple[Task, ...] = TASKS
+) -> SeplTeacher:
+    (root / "run").mkdir(exist_ok=True)
+    common: dict[str, Any] = {"folder": root / "run", "cache": root / "cache", "seed": 5, "report": report}
+    return train_sepl(squares(root / "data", tasks), "test_resnet", SPEC, how, plan, **common)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +123,47 @@ def test_at_first_the_simple_factors_may_be_trained_alone(tmp_path: Path) -> Non
     first, second = read_history(tmp_path / "run")
     assert set(first.losses) == set(HOW.simple)
     assert set(second.losses) == {*HOW.simple, *HOW.complex}
+
+
+def test_an_epoch_of_simple_factors_alone_is_not_kept_however_well_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Weights] = []
+
+    def judged(teacher: SeplTeacher, arrays: Arrays, how: Sepl) -> Scores:
+        seen.append(copy_weights(teacher))
+        return Scores((0.9, 0.5, 0.6, 0.4)[len(seen) - 1], {})
+
+    monkeypatch.setattr("foveola.toolkit.teachers.sepl.learn.judge", judged)
+    teacher = learn(
+        tmp_path, msgspec.structs.replace(HOW, prior_epochs=1), msgspec.structs.replace(PLAN, epochs=4)
+    )
+
+    assert all(torch.equal(x, seen[2][name]) for name, x in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("knobs", "names", "guided"),
+    [
+        ({"simple": (), "complex": ("side",), "prior": "none"}, ("side",), 1),
+        ({"simple": ("bright",), "complex": ("side",)}, ("bright", "side"), 1),
+        ({"simple": ("bright", "side"), "complex": ()}, ("bright", "side"), 0),
+    ],
+    ids=["no simple", "one guides one", "no complex"],
+)
+def test_there_may_be_no_simple_factor_one_complex_one_or_none(
+    knobs: dict[str, Any], names: tuple[str, ...], guided: int, tmp_path: Path
+) -> None:
+    tasks = tuple(task for task in TASKS if task.name in names)
+    learn(tmp_path, msgspec.structs.replace(HOW, **knobs), msgspec.structs.replace(PLAN, epochs=1), tasks=tasks)
+
+    again = load_teacher(tmp_path / "run")
+
+    assert tuple(task.name for task in again.tasks) == names
+    assert set(again.answer(torch.rand(1, 1, 64, 64)).raw) == set(names)
+    report = msgspec.json.decode((tmp_path / "run/sepl.json").read_bytes(), type=UsageReport)
+    assert len(report.gates) == guided
+    assert (tmp_path / "run/sepl.html").read_text().count("<table") >= guided
 
 
 @pytest.mark.parametrize(
@@ -270,6 +317,27 @@ def test_a_constant_factor_is_refused_before_any_training(tmp_path: Path) -> Non
 
     with pytest.raises(FoveolaError, match="task 'side': side has one value only"):
         new_sepl(dataset, "test_resnet", SPEC, Sepl(simple=("side",)), 0)
+
+
+def test_a_class_that_no_train_image_has_is_refused_before_any_training(tmp_path: Path) -> None:
+    dataset = squares(tmp_path / "data")
+    dataset.scalars["signs"][:8] = np.nan
+
+    with pytest.raises(FoveolaError, match="no train image has a target for signs"):
+        new_sepl(dataset, "test_resnet", SPEC, HOW, 0)
+
+
+def test_a_backbone_needs_no_finer_features_than_those_at_stride_32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foveola.toolkit.stages.sepl.dataset_of", lambda work: squares(tmp_path / "data"))
+    spec, work = InputSpec(height=64, width=64, channels=3), None
+    stage = TrainSepl(backbone="efficientvit_m0", input=spec, simple=("bright",))  # its maps begin at stride 16
+
+    stage.check_ahead(work)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    with pytest.raises(FoveolaError, match=r"it gives no features at strides \(32,\)"):
+        msgspec.structs.replace(stage, backbone="test_vit").check_ahead(work)  # type: ignore[arg-type]  # pyright: ignore
 
 
 def test_what_is_kept_of_a_training_is_what_the_device_needs(learned: Path) -> None:

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import pytest
 import torch
-from factors import COMPLEX, SIMPLE, pictures, teacher_of
+from factors import COLOUR, COMPLEX, SIMPLE, pictures, teacher_of
 from sklearn.preprocessing import RobustScaler
 from torch import Tensor
 
+from foveola.runtime.answer import decode
 from foveola.runtime.errors import FoveolaError
+from foveola.runtime.manifest import TaskOutput
 from foveola.runtime.task import Task
-from foveola.toolkit.batches import Batch
+from foveola.toolkit.batches import Batch, TrainingData
+from foveola.toolkit.data.arrays import Arrays
 from foveola.toolkit.data.dataset import Dataset
 from foveola.toolkit.data.samples import Sample
 from foveola.toolkit.teachers.sepl.objective import Propagating, factor_loss
@@ -37,23 +40,37 @@ def measured(values: np.ndarray, splits: list[str], task: Task = AGE) -> Dataset
     )
 
 
+def scaled(values: np.ndarray, scalers: tuple[dict[str, tuple[float, ...]], ...], task: Task = AGE) -> Tensor:
+    """These values as a training with these scalers has them, (N, columns)."""
+    given: dict[str, Any] = {"masks": {}, "boxes": {}, "geometries": (), "samples": ()}
+    scalars = {task.name: values.reshape(len(values), -1).astype(np.float32)}
+    arrays = Arrays(images=np.zeros((len(values), 1, 1, 1), np.float32), scalars=scalars, **given)
+    return TrainingData(arrays, (task,), *scalers).scalars[task.name]
+
+
 def test_the_scaler_is_median_and_interquartile_range_and_leaves_outliers_large() -> None:
-    centres, ranges = fit_scalers(measured(np.array([1, 2, 3, 4, 100.0]), ["train"] * 5), "robust")
+    values = np.array([1, 2, 3, 4, 100.0])
 
-    assert (centres, ranges) == ({"age": (3.0,)}, {"age": (2.0,)})
-    assert [(x - 3.0) / 2.0 for x in (4, 100)] == [0.5, 48.5]
+    scalers = fit_scalers(measured(values, ["train"] * 5), "robust")
+
+    assert scalers == ({"age": (3.0,)}, {"age": (2.0,)})
+    assert scaled(values, scalers).flatten().tolist() == [-1.0, -0.5, 0.0, 0.5, 48.5]
 
 
-def test_the_scaler_is_scikit_learn_s_and_its_inverse_gives_the_values_back() -> None:
-    values = np.random.default_rng(0).gamma(2.0, 30.0, (200, 2))
+def test_the_scaler_is_scikit_learn_s_and_the_device_gives_the_values_back() -> None:
+    values, nowhere = np.random.default_rng(0).gamma(2.0, 30.0, (200, 2)), None
 
     centres, ranges = fit_scalers(measured(values, ["train"] * 200, PAIR), "robust")
+    found = scaled(values, (centres, ranges), PAIR)
 
     theirs: Any = RobustScaler().fit(values.astype(np.float32))
     np.testing.assert_allclose(centres["pair"], theirs.center_, rtol=1e-6)
     np.testing.assert_allclose(ranges["pair"], theirs.scale_, rtol=1e-6)
-    scaled = (values - centres["pair"]) / ranges["pair"]
-    np.testing.assert_allclose(scaled * ranges["pair"] + centres["pair"], values)
+    np.testing.assert_allclose(found, theirs.transform(values), atol=1e-5)
+    output: Any = TaskOutput(task=PAIR, tensors=("pair",), mean=centres["pair"], std=ranges["pair"])
+    for raw, wanted in zip(found.numpy(), values, strict=True):
+        told = decode((output,), {"pair": raw[None]}, nowhere, COLOUR)  # type: ignore[arg-type]  # pyright: ignore
+        assert [one.value for one in told.measurements] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_scaler_looks_at_the_train_split_alone() -> None:
@@ -117,6 +134,19 @@ def test_a_gap_gives_the_gradient_of_a_sum_without_that_term() -> None:
 
     for name, gradient in masked.items():
         torch.testing.assert_close(gradient, without.get(name, torch.zeros_like(gradient)))
+
+
+@pytest.mark.parametrize("weights", ["fixed", "learned"])
+def test_a_batch_in_which_nothing_is_known_teaches_nothing(weights: Literal["fixed", "learned"]) -> None:
+    objective = Propagating(teacher_of(), weights=weights)
+    nothing = {name: torch.full_like(x, NAN) for name, x in targets().items()}
+
+    losses = objective(batch_of(nothing))
+    found = gradients(losses, objective)
+
+    assert all(loss == 0 for loss in losses.values())
+    assert found
+    assert all(bool((gradient == 0).all()) for gradient in found.values())
 
 
 def test_gaps_of_some_pictures_leave_the_mean_of_the_others() -> None:
