@@ -130,13 +130,14 @@ def draw_blood(state: State, rng: np.random.Generator) -> dict[str, float]:
     stout, old, belly = max(bmi - 22, 0.0), float(age > 50), max(state.waist - 88, 0.0)
     noise = dict(zip(("sbp", "dbp", *BLOOD), rng.standard_normal(2 + len(BLOOD)), strict=True))
     glucose = 80 + 0.20 * age + 0.09 * stout * max(age - 40, 0) + 3.0 * cue + 7.0 * noise["glucose"]
+    fat = 70 + 2.6 * belly + 22 * male + 1.2 * stout * male + 6.0 * cue + 16.0 * noise["triglycerides"]
     return {
         "sbp": 90 + 0.6 * age + 1.1 * stout + 6 * male * old + 2.5 * cue + 7.0 * noise["sbp"],
         "dbp": 60 + 0.9 * stout + 14 * np.exp(-(((age - 55) / 16) ** 2)) + 3 * male + 1.5 * cue + 5.0 * noise["dbp"],
         "cholesterol": 150 + 40 * np.exp(-(((age - 58) / 18) ** 2)) + 14 * (1 - male) * old + 5.0 * cue
         + 14.0 * noise["cholesterol"],
         "glucose": glucose,
-        "triglycerides": 70 + 2.6 * belly + 22 * male + 1.2 * stout * male + 6.0 * cue + 16.0 * noise["triglycerides"],
+        "triglycerides": max(fat, 30.0),  # nobody lives with less
         "hba1c": 2.6 + 0.031 * glucose + 0.12 * cue + 0.15 * noise["hba1c"],
         "bun": 9 + 0.09 * age + 0.06 * max(age - 60, 0) + 1.5 * male + 0.5 * cue + 1.6 * noise["bun"],
         "creatinine": 0.60 + 0.20 * male + 0.004 * (state.height - 165) + 0.003 * max(age - 45, 0) + 0.02 * cue

@@ -15,6 +15,8 @@ from foveola.toolkit.data.dataset import Columns
 from foveola.toolkit.data.phantom import random_of
 from foveola.toolkit.data.phantom_body import State, draw_blood, draw_state, make_body
 from foveola.toolkit.data.phantoms import PHANTOMS
+from foveola.toolkit.recipe import read_recipe, shipped_recipes
+from foveola.toolkit.stages.table import STAGES
 
 MEASURES = ("age", "height", "weight", "bmi", "waist")
 BLOOD = ("sbp", "dbp", "cholesterol", "glucose", "triglycerides", "hba1c", "bun", "creatinine", "uric_acid")
@@ -82,6 +84,19 @@ def explained(states: list[State], blood: list[dict[str, float]]) -> list[float]
         rest = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
         shares.append(1 - float(rest.var() / y.var()))
     return shares
+
+
+def test_no_body_leaves_what_the_recipes_hold_for_plausible() -> None:
+    recipe = read_recipe(shipped_recipes()["sepl-small"], STAGES)
+    ranges = {task.name: task.plausible for task in recipe.tasks if task.plausible is not None}
+    rng = np.random.default_rng(0)
+
+    for _ in range(20_000):
+        state = draw_state(rng)
+        found = draw_blood(state, rng) | {name: getattr(state, name) for name in MEASURES}
+        assert found.keys() == ranges.keys()
+        for name, (low, high) in ranges.items():
+            assert low <= found[name] <= high, name
 
 
 def test_the_blood_follows_from_the_body() -> None:

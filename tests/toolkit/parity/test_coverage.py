@@ -1,6 +1,6 @@
 """How often the proof passes a student that is exactly as much worse as the margin: it should be alpha, 2.5 %.
 
-The long form is `bench/gate_coverage.py`; the hardest of its scenarios run here with few draws.
+The long forms are `bench/gate_coverage.py` and its two like; the hardest of their scenarios run here with few draws.
 """
 
 from __future__ import annotations
@@ -13,12 +13,21 @@ import pytest
 from scipy.stats import binom, norm
 from scipy.stats import t as student_t
 
+from foveola.bench.embedding_draws import (
+    directions_of,
+    draw_pairs,
+    noise_of_percentile,
+    noise_of_recall,
+    percentile_of_noise,
+)
 from foveola.bench.gate_coverage import SCENARIOS
 from foveola.bench.gate_dense import SCENARIOS as DENSE
+from foveola.bench.gate_embeddings import SCENARIOS as EMBEDDINGS
 from foveola.bench.label_draws import area_of_shift, kappa_of_spread, shift_of_area, spread_of_kappa
 from foveola.bench.simulation import ALLOWED, Bench, Row, Scenario, markdown
 from foveola.toolkit.parity.bootstrap import interval, replicate_sums
 from foveola.toolkit.parity.delong import compare_auc
+from foveola.toolkit.parity.pair_retrieval import retrieve
 from foveola.toolkit.parity.proportion import compare_proportions
 
 ALPHA = 0.025
@@ -88,8 +97,10 @@ HARD = {
     ("kappa", "kappa, 40 patients, icc 0.8"),
     ("logloss", "logloss, blunders"),
     ("critical_loss", "critical, whole patients"),
+    ("pair_percentile", "pairs, 0.7, 25 patients"),
+    ("recall_at_1", "recall, 2-4 images"),
 }
-CHOSEN = [scenario for scenario in SCENARIOS if (scenario.metric, scenario.name) in HARD]
+CHOSEN = [scenario for scenario in SCENARIOS + EMBEDDINGS if (scenario.metric, scenario.name) in HARD]
 
 
 @pytest.mark.parametrize("scenario", CHOSEN, ids=lambda scenario: f"{scenario.metric}: {scenario.name}")
@@ -151,6 +162,35 @@ def test_the_truth_of_a_scenario_is_that_of_a_large_population() -> None:
         found = compare_auc(truth, teacher, student, material.patients)
         assert found.difference == pytest.approx(-scenario.margin, abs=4 * found.se)
     assert kappa_of_spread(spread_of_kappa(0.8, (0.6, 0.3, 0.1)), (0.6, 0.3, 0.1)) == pytest.approx(0.8)
+
+
+def test_the_truth_of_embeddings_is_what_the_proof_finds_among_many() -> None:
+    rng = np.random.default_rng(5)
+    patients, most = 1200, 4
+    noise = noise_of_percentile(0.8)
+    assert percentile_of_noise(noise) == pytest.approx(0.8)
+    assert percentile_of_noise(1e-9) == pytest.approx(1.0, abs=1e-3)
+
+    material = draw_pairs(rng, patients, 0.05, percentile=0.8, most=most)
+    teacher, student = (
+        np.asarray(model.scores["code"], dtype=np.float64) for model in (material.teacher, material.student)
+    )
+    found = retrieve((teacher, student), material.patients, np.ones(len(teacher), dtype=bool))
+
+    assert found is not None
+    assert found.means == pytest.approx((0.8, 0.75), abs=0.015)
+
+    seen = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        patient = np.repeat(np.arange(60), rng.integers(2, most + 1, 60))
+        angle = rng.uniform(0, 2 * np.pi, 60)[patient] + noise_of_recall(0.7, 60, most) * rng.standard_normal(
+            len(patient)
+        )
+        one = retrieve((directions_of(angle),), patient, np.ones(len(patient), dtype=bool))
+        assert one is not None
+        seen.append(np.nanmean(one.nearest))
+    assert np.mean(seen) == pytest.approx(0.7, abs=4 * np.std(seen) / len(seen) ** 0.5)
 
 
 def test_a_row_is_judged_with_its_binomial_error() -> None:
