@@ -20,6 +20,7 @@ Protocol, written before the first run and not changed after it (the same stands
   must not gain: the interval of full - wide there must reach above -0.01.
 
     python bench/sepl_ablation.py run OUT --results FILE.jsonl   # goes on where it was stopped; a line a training
+    python bench/sepl_ablation.py run OUT --arms full,one,flat   # these alone, without the control
     python bench/sepl_ablation.py table FILE.jsonl               # Markdown
 """
 
@@ -29,7 +30,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,18 @@ def main() -> None:
     parser.add_argument("what", choices=["run", "table"])
     parser.add_argument("path", type=Path)
     parser.add_argument("--results", type=Path)
+    parser.add_argument("--arms", default="", help="these alone, for example full,one,flat; without the control")
     given = parser.parse_args()
     if given.what == "table":
         print(table(read(given.path)))
         return
-    run(given.path, given.results or given.path / "results.jsonl")
+    runs = only(given.arms.split(",")) if given.arms else plan_of_runs()
+    run(runs, given.path, given.results or given.path / "results.jsonl")
+
+
+def only(arms: Sequence[str]) -> Iterator[tuple[bool, str, int]]:
+    """Some arms, on the seeds that all arms have."""
+    return ((False, arm, seed) for seed in FEW for arm in arms)
 
 
 def plan_of_runs() -> Iterator[tuple[bool, str, int]]:
@@ -122,11 +130,11 @@ def plan_of_runs() -> Iterator[tuple[bool, str, int]]:
         yield from ((False, arm, seed) for arm in REST)
 
 
-def run(out: Path, results: Path) -> None:
-    """Everything that is not in `results` yet."""
+def run(runs: Iterable[tuple[bool, str, int]], out: Path, results: Path) -> None:
+    """Everything of `runs` that is not in `results` yet."""
     done = {(line["control"], line["arm"], line["seed"]) for line in read(results)}
     out.mkdir(parents=True, exist_ok=True)
-    for control, arm, seed in plan_of_runs():
+    for control, arm, seed in runs:
         if (control, arm, seed) in done:
             continue
         start = time.perf_counter()
