@@ -172,7 +172,7 @@ def retrieve(
 
 
 def _in_the_way(similarity_NN: NDArray[np.float64], percentile_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What each candidate (N,) adds to the queries' percentiles by standing below or above their partners; sums to 0."""
+    """What each candidate (N,) adds to the queries' percentiles, standing below or above their partners; sums to 0."""
     partner = np.diag(similarity_NN)[:, None]
     below = (similarity_NN < partner) + 0.5 * (similarity_NN == partner)
     rivals = np.isfinite(similarity_NN) & ~np.eye(len(similarity_NN), dtype=np.bool_)

@@ -153,18 +153,19 @@ def _check_visits(train: Records, aims: Aims) -> None:
 
 
 def check_measured(dataset: Dataset, measured: Collection[str]) -> None:
-    """Refuse a measure that is no task, a task of masks, boxes or an embedding, or constant.
+    """Refuse a measure that is no task, a task of masks, boxes or an embedding, or one of one kind only.
 
     Raises:
         UsageError: which is none.
-        FoveolaError: which has one value only in the train pictures.
+        FoveolaError: which shows one kind only in the train pictures.
     """
     for name in measured:
         if dataset.task(name).kind in ("segmentation", "detection", "embedding"):
             raise UsageError("aims.measured", f"{name} is a task of kind {dataset.task(name).kind}", "leave it out")
     train = dataset.subset("train")
-    for name in measured:
-        check_varied(train.task(name), train.scalars[name])
+    for task in (train.task(name) for name in measured):
+        if task.kind != "regression":  # constant values have no scale, which is refused by itself
+            check_varied(task, train.scalars[task.name])
 
 
 def check_varied(task: Task, target_NT: NDArray[np.floating]) -> None:
@@ -181,7 +182,9 @@ def check_varied(task: Task, target_NT: NDArray[np.floating]) -> None:
     for name, column in zip(names, target_NT.T, strict=True):
         known = column[~np.isnan(column)]
         if not len(known) or known.min() == known.max():
-            fault = "all train pictures with a target have the same one" if len(known) else "no train picture has a target"
+            fault = (
+                "all train pictures with a target have the same one" if len(known) else "no train picture has a target"
+            )
             raise FoveolaError(f"task {task.name!r}", f"{name}: {fault}", "there is nothing to tell apart: drop it")
 
 

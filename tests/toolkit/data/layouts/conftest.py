@@ -1,4 +1,4 @@
-"""Tests of layouts share `made.py`."""
+"""Tests of layouts share `made.py`, `made_eyes.py` and `refusing.py`."""
 
 from __future__ import annotations
 
