@@ -82,8 +82,8 @@ def draw_recall(
 ) -> Material:
     """As `draw_pairs`, with the noises that give these shares of hits among so many patients."""
     patient = _pairs_of(rng, patients, most)
-    noises = (noise_of_recall(each, patients, most) for each in (recall, recall - loss))
-    return _seen(rng, patient, *noises, 0.0, likeness)
+    teacher, student = (noise_of_recall(each, patients, most) for each in (recall, recall - loss))
+    return _seen(rng, patient, teacher, student, 0.0, likeness)
 
 
 def draw_probe(

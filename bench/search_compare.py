@@ -71,7 +71,10 @@ def _key(values: dict[str, Scalar]) -> str:
 def search_once(site: Site, table: Table, sampler: Sampler, seed: int, trials: int, out: Path) -> list[Row]:
     """Search once with one sampler; goes on where it was."""
     draft, name = site.draft, f"{sampler}-{seed}"
-    identity = identity_of(draft, site.budget, timing_of(site)) | {"sampler": sampler, "seed": seed}
+    identity = identity_of(draft, site.budget, timing_of(site), site.dataset.digest[:12]) | {
+        "sampler": sampler,
+        "seed": seed,
+    }
     study = open_study(name, str(out / "studies.log"), out, sampler, seed, identity, trials=trials)
     while sum(row.state not in ("failed", "repeated") for row in read_rows(study)) < trials:
         proposed = propose(study, draft, name)

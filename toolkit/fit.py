@@ -118,7 +118,7 @@ def fit(
         done = sum(course.images(epoch) for epoch in range(number))
         voice = _Voice(report, curve, number, course.epochs, done, total)
         losses, rate = _train_epoch(fabric, model, wrapped, course, objective, state, seed, number, voice)
-        epoch = _close_epoch(course, objective, state, number, losses, rate)
+        epoch = _close_epoch(fabric, course, objective, state, number, losses, rate)
         objective.to(fabric.device).train()
         if fabric.is_global_zero:
             state.course = course.memory()
@@ -158,12 +158,19 @@ def _compile(objective: Objective) -> None:
 
 
 def _close_epoch(
-    course: Course, objective: Objective, state: TrainingState, number: int, losses: dict[str, float], rate: float
+    fabric: Fabric,
+    course: Course,
+    objective: Objective,
+    state: TrainingState,
+    number: int,
+    losses: dict[str, float],
+    rate: float,
 ) -> Epoch:
     """Judge the epoch's weights and note the line of the history."""
     weights = course.judged(state)
     with Borrowed(objective.network, weights):
-        scores = course.judge(number, objective.network)
+        # Running statistics are each process's own, and so would be scores and the end by patience: the leader says.
+        scores = fabric.broadcast(course.judge(number, objective.network))
     plain = Epoch(number, rate, losses, scores.total, scores.by_task, measures=scores.measures)
     epoch = course.line(plain)
     state.close_epoch(epoch, weights, last=course.keeps_last)

@@ -28,6 +28,7 @@ from .proof.provenance import here
 from .proof.recipe import read_pictures
 from .report.render import render_report
 from .report.table import Speed
+from .teachers.built import BuiltTeacher
 from .teachers.load import load_teacher
 from .teachers.team import Team
 from .variants.table import VARIANTS, read_variants
@@ -109,8 +110,12 @@ def time_teacher(teacher: Teacher, data: bytes, runs: int) -> Latency:
 
 
 def name_teacher(teacher: Teacher) -> str:
-    """A team is timed as what it costs: all its members, one after the other."""
-    return f"team of {len(teacher.members)} teachers" if isinstance(teacher, Team) else "teacher"
+    """A team, and a teacher of several encoders, is timed as what it costs: all of them, one after the other."""
+    if isinstance(teacher, Team):
+        return f"team of {len(teacher.members)} teachers"
+    if isinstance(teacher, BuiltTeacher) and len(teacher.backbones) > 1:
+        return f"teacher of {len(teacher.backbones)} encoders"
+    return "teacher"
 
 
 def machine() -> str:

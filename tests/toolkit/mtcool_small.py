@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -15,7 +16,7 @@ from foveola.toolkit.batches import Batch, TrainingData
 from foveola.toolkit.course import Scores
 from foveola.toolkit.data.arrays import prepare_arrays
 from foveola.toolkit.data.dataset import Dataset
-from foveola.toolkit.fit import fit
+from foveola.toolkit.fit import fit, make_fabric
 from foveola.toolkit.knobs import Augment, Plan
 from foveola.toolkit.teachers.continual import labelled_places
 from foveola.toolkit.teachers.mtcool.course import Play, TurnCourse
@@ -68,18 +69,28 @@ def trained(
     plan: Plan = PLAN,
     build: Build = BUILD,
     tasks: tuple[Task, ...] = THREE,
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
 ) -> tuple[Cooperative, list[dict[str, float]]]:
     """After a training without validation, and its losses by epoch."""
     teacher, dataset, data = made(root, build, tasks)
     course = TurnCourse(data, unjudged, plan, play, labelled_places(dataset), seed=1, stem=teacher.stem is not None)
-    history = fit(Cooperation(teacher, flat), course, seed=1, folder=root / "run", report=silent)
+    fabric = make_fabric(precision)
+    history = fit(Cooperation(teacher, flat), course, seed=1, folder=root / "run", report=silent, fabric=fabric)
     return teacher, [epoch.losses for epoch in history]
 
 
-def learned(root: Path, name: str, *, flat: Flat = PLAIN, play: Play = PLAY, plan: Plan = PLAN) -> Cooperative:
+def learned(
+    root: Path,
+    name: str,
+    *,
+    flat: Flat = PLAIN,
+    play: Play = PLAY,
+    plan: Plan = PLAN,
+    tasks: tuple[Task, ...] = THREE,
+) -> Cooperative:
     (root / name).mkdir()
     return learn_cooperatively(
-        squares(root / "data", THREE),
+        squares(root / "data", tasks),
         BUILD,
         plan,
         play,

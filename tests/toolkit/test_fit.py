@@ -137,6 +137,21 @@ def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path) -> None:
     assert len(fitting.fit(objective, course, seed=1, folder=tmp_path, report=silent)) == 3
 
 
+def test_several_processes_end_by_the_leader_s_scores_and_not_each_by_its_own(tmp_path: Path) -> None:
+    plan = msgspec.structs.replace(PLAN, epochs=9, patience=2)
+    rising = iter(range(9))
+    objective, course = course_of(squares(tmp_path / "data"), plan)
+    fabric = fitting.make_fabric()
+
+    def leaders(own: Scores, src: int = 0) -> Scores:
+        return msgspec.structs.replace(own, total=float(next(rising)))
+
+    fabric.broadcast = leaders
+    history = fitting.fit(objective, course, seed=1, folder=tmp_path, report=silent, fabric=fabric)
+
+    assert [epoch.score for epoch in history] == [float(number) for number in range(9)]
+
+
 def test_a_full_gpu_says_which_knob_to_turn(tmp_path: Path) -> None:
     objective, course = course_of(squares(tmp_path / "data"), PLAN)
 

@@ -86,7 +86,11 @@ def parse_budget(texts: Sequence[str], device: Profile) -> Budget:
         except ValueError:
             limits[figure] = -1.0
         if not 0 < limits[figure] < float("inf"):
-            raise UsageError(f"--budget {part}", f"{text.strip()!r} is not a number above 0", f"for example {figure}={EXAMPLES[figure]}")
+            raise UsageError(
+                f"--budget {part}",
+                f"{text.strip()!r} is not a number above 0",
+                f"for example {figure}={EXAMPLES[figure]}",
+            )
     if not limits:
         limits = {"latency_ms": device.budget.latency_ms, "size_mb": device.budget.size_mb}
     return Budget(limits=limits)

@@ -45,6 +45,32 @@ MB = 1e6
 NOISE = 4  # random images that set the ranges of an untrained candidate, whose answers nobody reads
 
 
+def measures_here(device: Profile, latency: str) -> bool:
+    """Whether latencies are measured on this machine; else they are predicted.
+
+    Args:
+        device: its profile.
+        latency: `auto` measures where this machine is such a device.
+
+    Raises:
+        UsageError: `measured` is asked for and this machine is no such device, or nothing is known to predict from.
+    """
+    machine = examine()
+    here = at_hand(machine, device)
+    if latency == "measured" and not here:
+        reasons = "; ".join(why_not_at_hand(machine, device))
+        raise UsageError("--latency measured", f"this machine is no {device.id}: {reasons}", "leave it out")
+    # A class of devices has no peaks of its own; one that this machine belongs to is given this machine's.
+    if not here and not _has_peaks(device):
+        fault = "has no peak or bandwidth to predict a latency from, and is not at hand"
+        raise UsageError(f"device {device.id}", fault, "name another device, or search on such a machine")
+    return here and latency != "predicted"
+
+
+def _has_peaks(device: Profile) -> bool:
+    return bool(device.cpu.peak_gops) and device.memory.bandwidth_gb_s is not None
+
+
 class Meter:
     """Finds out what candidates cost on one device.
 
@@ -57,7 +83,7 @@ class Meter:
         quiet: makes the other workers hold still while a time is taken.
 
     Raises:
-        UsageError: `measured` is asked for and this machine is no such device.
+        UsageError: as `measures_here`.
         FoveolaError: the device has no such engine or precision.
     """
 
@@ -71,19 +97,11 @@ class Meter:
         cache: Path,
         quiet: Quiet,
     ) -> None:
-        machine = examine()
-        self.here = latency == "measured" or (latency == "auto" and at_hand(machine, device))
-        if latency == "measured" and not at_hand(machine, device):
-            reasons = "; ".join(why_not_at_hand(machine, device))
-            raise UsageError("--latency measured", f"this machine is no {device.id}: {reasons}", "leave it out")
+        self.here = measures_here(device, latency)
         self.device, self.precisions, self.cache, self.quiet = device, precisions, cache, quiet
         self.engine: EngineName = engines[0] if engines else device.engines[0].engine
         self.efficiency: Efficiency | None = None
-        # A class of devices has no peaks of its own; one that this machine belongs to is given this machine's.
-        self.known = bool(device.cpu.peak_gops) and device.memory.bandwidth_gb_s is not None
-        if not self.known and not at_hand(machine, device):
-            fault = "has no peak or bandwidth to predict a latency from, and is not at hand"
-            raise UsageError(f"device {device.id}", fault, "name another device, or search on such a machine")
+        self.known = _has_peaks(device)
         self._candidate(quantised=True)
 
     def _candidate(self, *, quantised: bool) -> Candidate:

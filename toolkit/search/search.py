@@ -24,25 +24,23 @@ from ...devices.profile import load_profile
 from ...runtime.errors import ExitCode, FoveolaError
 from .. import pipeline
 from ..data.dataset import Dataset
-from ..models.network import check_backbone
 from ..plan import SHORT, make_plan, run_folder
 from ..progress import Progress
 from ..proof.provenance import here
 from ..recipe import DATA, Recipe
 from ..stages.data import dataset_of
-from ..variants.candidates import candidates
 from ..work import Work
 from .budget import Budget, cost_of, parse_budget
+from .check import check_space
 from .confirm import Confirmed, check_closed, confirm, read_look
-from .cost import Meter
-from .draft import Draft, made_by
+from .cost import Meter, measures_here
+from .draft import Draft
 from .front import Standing, nearest, standings
 from .judge import Reference
 from .quiet import Quiet
 from .report import Account, write_report
 from .row import Row
-from .section import Range, Sampler, Search, fields_of
-from .space import own_values
+from .section import Sampler, Search
 from .study import identity_of, open_study, read_rows
 from .trial import Site
 from .worker import begin, counted, slot, work
@@ -118,8 +116,10 @@ def search(draft: Draft, runs: Path, wish: Wish, voice: Progress) -> Found:
             the budget and its margins (the nearest is named).
     """
     draft = _wished(draft, wish)
-    budget = parse_budget(wish.budget, load_profile(draft.recipe.device))
+    device = load_profile(draft.recipe.device)
+    budget = parse_budget(wish.budget, device)
     check_space(draft)
+    measures_here(device, wish.latency)
     base = run_folder(runs, draft.recipe)
     share(draft, runs, voice, patient=wish.join)
     folder = base / f"search-{Path(draft.recipe.device).stem}"
@@ -151,32 +151,6 @@ def _study(site: Site, number: int, wish: Wish) -> optuna.study.Study:
 def _wished(draft: Draft, wish: Wish) -> Draft:
     given = {name: value for name in ("trials", "finalists", "sampler") if (value := getattr(wish, name)) is not None}
     return msgspec.structs.replace(draft, search=msgspec.structs.replace(draft.search, **given))
-
-
-def check_space(draft: Draft) -> None:
-    """Read the recipe with every value of the space in turn, so that a wrong one is told before any training.
-
-    Raises:
-        FaultsError: a value that the recipe cannot have.
-        FoveolaError: no such backbone, or the device has no such engine or precision.
-    """
-    start = own_values(draft) or {}
-    draft.read(draft.whole(start))
-    recipe = draft.read(draft.trial(start))
-    for key, dimension in draft.search.space.items():
-        values = dimension.values() if isinstance(dimension, Range) else dimension
-        for value in values:
-            recipe = draft.read(draft.varied({key: value}))
-            network = made_by(recipe, draft.roles.student)
-            if any(field[-1] == "backbone" for field in fields_of(key)) and network is not None:
-                check_backbone(str(value), _channels(network.stage))
-    bundle = next(step.stage for step in recipe.steps if step.name == draft.roles.bundle)
-    engines, precisions = getattr(bundle, "engines", ()), getattr(bundle, "precisions", ())
-    candidates(load_profile(recipe.device), engines, precisions=precisions, quantised=True, nncf=False)
-
-
-def _channels(stage: object) -> int:
-    return int(getattr(getattr(stage, "input", None), "channels", 1))
 
 
 def share(draft: Draft, runs: Path, voice: Progress, *, patient: bool = False) -> None:

@@ -100,14 +100,14 @@ def make_sampler(kind: Sampler, seed: int, trials: int) -> optuna.samplers.BaseS
         )
 
 
-def identity_of(draft: Draft, budget: Budget, timing: str, images: str) -> dict[str, object]:
+def identity_of(draft: Draft, budget: Budget, timing: str, images: str = "") -> dict[str, object]:
     """By what a search is known, flat: recipe, section, budget, images, and how its times are found.
 
     Args:
         draft: the recipe that is varied.
         budget: of the device.
         timing: how latencies are found, in words.
-        images: digest of the data set; a folder's files may change while the recipe does not.
+        images: digest of the data set, since a folder's files may change while the recipe does not.
     """
     recipe = draft.recipe
     section = {key: value for key, value in knobs(draft.search).items() if key not in FREE}

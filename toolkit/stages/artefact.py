@@ -8,14 +8,13 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from ...runtime.dicom.rule import SourceRule
-from ...runtime.errors import FoveolaError
 from ...runtime.manifest import Arithmetic, EngineName, InputType
 from ..fitness.knobs import FitnessKnobs
 from ..knobs import Count
 from ..stage import Stage
 from ..work import Work
 from .data import dataset_of
-from .network import NETWORKS, STUDENTS, TEACHERS
+from .network import NETWORKS, STUDENTS, TEACHERS, require_int8
 
 MIN_CALIBRATION_IMAGES = 128
 
@@ -63,10 +62,7 @@ class Quantize(Stage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """The device computes int8; enough calibration images, none of them used elsewhere."""
         from ..data.dataset import calibration_set
 
-        if not any("int8" in engine.precisions for engine in work.device.engines):
-            offers = "; ".join(f"{one.engine}: {', '.join(one.precisions)}" for one in work.device.engines)
-            fault = f"no engine of {work.device.id} computes int8 ({offers})"
-            raise FoveolaError(work.step, fault, "leave the step out, or choose another device")
+        require_int8(work.device, work.step)
         calibration_set(dataset_of(work), self.split, self.images, self.min_images)
 
     def run(self, work: Work) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
+from ...devices.profile import Profile
 from ...runtime.errors import FoveolaError
 from ...runtime.manifest import InputSpec
 from ...runtime.task import Task
@@ -251,6 +252,23 @@ def check_teachable(tasks: Sequence[Task], place: str) -> None:
     if found:
         fault = f"{', '.join(found)} is an embedding, which nothing but a teacher can teach"
         raise FoveolaError(place, fault, "distil it from a teacher that has it, or leave the task out")
+
+
+def require_int8(device: Profile, place: str) -> None:
+    """Refuse a step that makes integers for a device that cannot compute with them.
+
+    Args:
+        device: its profile.
+        place: the step.
+
+    Raises:
+        FoveolaError: no engine of the device has int8.
+    """
+    if any("int8" in engine.precisions for engine in device.engines):
+        return
+    offers = "; ".join(f"{one.engine}: {', '.join(one.precisions)}" for one in device.engines)
+    fault = f"no engine of {device.id} computes int8 ({offers})"
+    raise FoveolaError(place, fault, "leave the step out, or choose another device")
 
 
 def begun_with(work: Work, of: str, backbone: str, spec: InputSpec | None) -> tuple[str, InputSpec]:

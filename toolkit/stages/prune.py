@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from ...devices.profile import Profile
 from ...runtime.errors import UsageError
 from ...runtime.manifest import EngineName
 from ..knobs import Above, Count
@@ -84,15 +85,24 @@ class Prune(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def check_ahead(self, work: Work) -> None:
         """One target, cases to train on, and a form of the network that can be timed."""
-        from ..compress.prune.meter import choose_clock
         from ..supervision import check_splits
 
         dataset = dataset_of(work)
         check_splits(dataset)
         if not self.teacher and (self.epochs or self.importance != "magnitude"):
             check_teachable(dataset.tasks, work.step)
+        self.check_clock(work.device)
+
+    def check_clock(self, device: Profile) -> None:
+        """There is one target, and the device has what is timed by.
+
+        Raises:
+            FoveolaError: it has no such engine or arithmetic, or nothing to predict a time from.
+        """
+        from ..compress.prune.meter import choose_clock, require_time
+
         if self.goal()[0] != "ratio":
-            choose_clock(work.device, self.arithmetic, self.engine, self.time)
+            require_time(choose_clock(device, self.arithmetic, self.engine, self.time), device)
 
     def run(self, work: Work) -> None:
         """Prune and recover, round by round; resumes at the last round and epoch."""

@@ -12,7 +12,7 @@ from ..work import Work
 from ..workers import leads
 from .artefact import MIN_CALIBRATION_IMAGES
 from .data import dataset_of
-from .network import NETWORKS, TEACHERS, LessonStage, check_teachable
+from .network import NETWORKS, TEACHERS, LessonStage, check_teachable, require_int8
 
 
 class Qat(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,7 +34,7 @@ class Qat(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
         min_images: fewer are refused.
         method: how the first ranges are set.
         overflow: the cure on a device whose profile asks for 7-bit weights.
-        float_layers: layers that stay float, by their names in `saturation.json`.
+        float_layers: layers that stay float, by name (`saturation.json`) or by module (`backbone.conv_stem`).
     """
 
     INPUTS = ("of", "teacher")
@@ -56,7 +56,7 @@ class Qat(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
     hint_weight: NotNegative = 0.0
 
     def check_ahead(self, work: Work) -> None:
-        """Enough calibration images, none used elsewhere; cases to train and validate on; no knob without effect."""
+        """The device computes int8; images to calibrate, train and validate on; no knob without effect."""
         from ..data.dataset import calibration_set
         from ..supervision import check_splits
 
@@ -66,6 +66,7 @@ class Qat(LessonStage, frozen=True, forbid_unknown_fields=True, kw_only=True):
             if getattr(self, knob) > 0:
                 fault = "what is trained is the graph that ships, which gives no features"
                 raise FoveolaError(f"{work.step}.{knob}", fault, "leave it out")
+        require_int8(work.device, work.step)
         dataset = dataset_of(work)
         check_splits(dataset)
         if not self.teacher:

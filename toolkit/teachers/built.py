@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 from torch import Tensor, nn
 
+from ...runtime.errors import FoveolaError
 from ...runtime.manifest import InputSpec
 from ...runtime.task import Task
 from ..models.network import Answered, load_weights, save_model
@@ -36,6 +37,20 @@ class BuiltPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     tasks: tuple[Task, ...]
     target_mean: dict[str, tuple[float, ...]] = {}
     target_std: dict[str, tuple[float, ...]] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse a plan whose answers would have no unit.
+
+        Raises:
+            FoveolaError: a measure without a scaler.
+        """
+        for task in self.tasks:
+            if task.kind != "regression":
+                continue
+            sizes = [len(given.get(task.name, ())) for given in (self.target_mean, self.target_std)]
+            if sizes != [task.channels, task.channels] or not all(x > 0 for x in self.target_std[task.name]):
+                fault = f"no scaler for {task.name!r}: its answers would have no unit"
+                raise FoveolaError("model.json", fault, "take the model.json that training wrote, or train again")
 
     @property
     def target_scale(self) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:

@@ -15,6 +15,7 @@ import torch
 from onnx import numpy_helper
 from small import SPEC, STUDENT, TASKS, TEACHER, silent, squares
 
+from foveola.devices.profile import load_profile
 from foveola.export.calibrate import read_ranges
 from foveola.export.fake_quant import QuantisedGraph
 from foveola.export.quantize import calibrate_graph
@@ -352,3 +353,10 @@ def test_a_knob_without_effect_is_refused(knobs: dict[str, Any], what: str) -> N
 
     with pytest.raises(FoveolaError, match=what):
         Qat(of="student", **knobs).check_ahead(work)
+
+
+def test_a_device_without_int8_refuses_the_training_before_it_begins() -> None:
+    work: Any = SimpleNamespace(step="rounded", device=load_profile("x86-sse42-legacy"))
+
+    with pytest.raises(FoveolaError, match="rounded: no engine of x86-sse42-legacy computes int8 .*; leave the step"):
+        Qat(of="student").check_ahead(work)

@@ -150,6 +150,14 @@ REFUSALS = {
     "a mistyped device": (["--device", "intel-n10"], "no device 'intel-n10'; did you mean 'intel-n100'?"),
     "a value that is none": (["--set", "search.space={steps.student.width: [x]}"], "expected `int`, got `str`"),
     "a backbone that is none": (["--set", "search.space={steps.student.backbone: [mobilenetv5]}"], "mobilenetv5"),
+    "a device without int8": (
+        ["--device", "x86-sse42-legacy", "--set", "steps.bundle.precisions=[]"],
+        "int8: no engine of x86-sse42-legacy computes int8",
+    ),
+    "a device that is not here to measure on": (
+        ["--device", "rpi5-8gb", "--latency", "measured"],
+        "--latency measured: this machine is no rpi5-8gb: ",
+    ),
     "a precision that the device lacks": (["--set", "steps.bundle.precisions=[float16]"], "nothing to write for"),
 }
 

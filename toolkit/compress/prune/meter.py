@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ....devices.doctor import at_hand, examine
 from ....devices.profile import Profile
-from ....devices.roofline import LayerWork, predict
+from ....devices.roofline import LayerWork, peak_gops, predict
 from ....export.graph_facts import layer_work
 from ....export.onnx_graph import export_onnx
 from ....export.quantize import calibrate_graph, write_int8
@@ -70,6 +70,23 @@ def choose_clock(device: Profile, arithmetic: Arithmetic, engine: EngineName | L
     if not here:
         raise MissingPartError(f"time: {time}", f"{forms[0].engine} does not run here", "take time: roofline")
     return Clock(candidate=here[0], measured=True)
+
+
+def require_time(clock: Clock, device: Profile) -> None:
+    """Refuse a clock that would have to predict from a profile without peaks.
+
+    Raises:
+        FoveolaError: nothing is known to predict from.
+    """
+    one = clock.candidate
+    known = device.memory.bandwidth_gb_s is not None and peak_gops(device, one.arithmetic, one.target) is not None
+    if not clock.measured and not known:
+        raise _unknown(clock, device)
+
+
+def _unknown(clock: Clock, device: Profile) -> FoveolaError:
+    fault = f"{device.id} knows no peak or no bandwidth for {clock.candidate.arithmetic}"
+    return FoveolaError("time: roofline", fault, "take time: measure, or ratio instead")
 
 
 def _has(device: Profile, engine: EngineName, arithmetic: Arithmetic) -> bool:
@@ -126,8 +143,7 @@ class Meter:
             layers: Sequence[LayerWork] = layer_work(sources.int8_graph or sources.float_graph)
         found = predict(layers, self.device, target=self.clock.candidate.target)
         if found is None:
-            fault = f"{self.device.id} knows no peak or no bandwidth for {self.clock.candidate.arithmetic}"
-            raise FoveolaError("time: roofline", fault, "take time: measure, or ratio instead")
+            raise _unknown(self.clock, self.device)
         return found.ms
 
     def _sources(self, network: Network, folder: Path) -> Sources:

@@ -22,7 +22,6 @@ from ...models.network import Answered, Normalise, make_backbone
 from ...models.student_heads import LightDecoder, MaskHead
 from ...models.teacher_heads import DeepLabHead
 from ..built import BuiltPlan, BuiltTeacher
-from ..sepl.teacher import check_scalers
 from .fusion import FUSIONS, Fusion, Kind, Settle
 
 Masks = Literal["light", "deeplab"]
@@ -63,14 +62,6 @@ class CoolPlan(BuiltPlan, frozen=True, forbid_unknown_fields=True, kw_only=True,
     width: int = 64
     output_stride: Literal[8, 16, 32] = 32
     stem: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse a plan whose answers would have no unit.
-
-        Raises:
-            FoveolaError: a measure without a scaler.
-        """
-        check_scalers(self)
 
     def build(self) -> Cooperative:
         """The modules, with random weights."""

@@ -19,7 +19,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from ....runtime.errors import FoveolaError, UsageError
+from ....runtime.errors import UsageError
 from ....runtime.task import Kind, Task
 from ...models.network import Answered, Normalise, make_backbone
 from ..built import BuiltPlan, BuiltTeacher
@@ -62,6 +62,7 @@ class SeplPlan(BuiltPlan, frozen=True, forbid_unknown_fields=True, kw_only=True,
             FoveolaError: a measure without a scaler.
             UsageError: a kind that no factor has, no simple factor, or priors that nobody takes.
         """
+        super().__post_init__()
         for task in (*self.simple, *self.tasks):
             if task.kind not in KINDS:
                 raise UsageError(f"task {task.name!r}", f"{task.kind} is no factor", f"factors are {', '.join(KINDS)}")
@@ -72,7 +73,6 @@ class SeplPlan(BuiltPlan, frozen=True, forbid_unknown_fields=True, kw_only=True,
                 raise UsageError("experts", "plain heads take no priors", "set prior to none, or give experts")
         if self.experts and not self.hidden:
             raise UsageError("hidden", "an expert of width 0", "give it a width, or set experts to 0")
-        check_scalers(self)
 
     @property
     def complex(self) -> tuple[Task, ...]:
@@ -95,21 +95,6 @@ class SeplPlan(BuiltPlan, frozen=True, forbid_unknown_fields=True, kw_only=True,
         if asked.complex and asked.prior != "none":
             return asked
         return msgspec.structs.replace(asked, simple=tuple(task for task in self.simple if task.name in names))
-
-
-def check_scalers(plan: BuiltPlan) -> None:
-    """Refuse a plan that does not say what a measure is scaled by.
-
-    Raises:
-        FoveolaError: a measure without a scaler.
-    """
-    for task in plan.tasks:
-        if task.kind != "regression":
-            continue
-        sizes = [len(given.get(task.name, ())) for given in (plan.target_mean, plan.target_std)]
-        if sizes != [task.channels, task.channels] or not all(x > 0 for x in plan.target_std[task.name]):
-            fault = f"no scaler for {task.name!r}: its answers would have no unit"
-            raise FoveolaError("model.json", fault, "take the model.json that training wrote, or train again")
 
 
 @dataclass

@@ -215,6 +215,14 @@ def test_a_clock_that_the_device_does_not_have_is_refused() -> None:
         choose_clock(load_profile("jetson-orin-nano-8gb"), "float16", "tensorrt", "measure")
 
 
+def test_a_time_that_nobody_can_predict_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(FoveolaError, match="generic-x86 knows no peak or no bandwidth for float32; take time: measure"):
+        Prune(of="student", speedup=2.0, arithmetic="float32", time="roofline").check_clock(DEVICE)
+
+    Prune(of="student", ratio=0.5, time="roofline").check_clock(DEVICE)  # nothing is timed
+    Prune(of="student", speedup=2.0, time="roofline").check_clock(load_profile("intel-n100"))
+
+
 @pytest.mark.parametrize(
     ("given", "fault"),
     [

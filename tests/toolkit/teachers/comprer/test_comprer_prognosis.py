@@ -115,7 +115,8 @@ def test_a_prevalent_condition_among_the_attributes_is_read_as_a_flag(cell: str,
     def said(text: str) -> Dataset:
         samples = (msgspec.structs.replace(one, attributes=one.attributes | {"prevalent_stroke": text})
                    for one in data.samples)  # fmt: skip
-        return msgspec.structs.replace(data, samples=tuple(samples))
+        found: Dataset = msgspec.structs.replace(data, samples=tuple(samples))
+        return found
 
     assert check_incident(said("0")) == check_incident(said("")) == []
     with pytest.raises(FoveolaError, match=words):

@@ -8,12 +8,17 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from mtcool_small import BUILD, NUMBERS, PLAN, PLAY, longer, made, trained, unjudged
+from mtcool_small import BUILD, NUMBERS, PLAIN, PLAN, PLAY, longer, made, trained, unjudged
+from small import silent
 
 from foveola.toolkit.batches import TrainingData
+from foveola.toolkit.checkpoint import Weights, copy_weights
+from foveola.toolkit.course import Scores
+from foveola.toolkit.fit import fit
+from foveola.toolkit.teachers.continual import labelled_places
 from foveola.toolkit.teachers.mtcool.course import Play, TurnCourse
 from foveola.toolkit.teachers.mtcool.norms import settle_norms
-from foveola.toolkit.teachers.mtcool.objective import STEM
+from foveola.toolkit.teachers.mtcool.objective import STEM, Cooperation
 
 SIZES = {"a": 16, "b": 9, "c": 3}
 
@@ -80,6 +85,22 @@ def test_alone_nobody_s_fusion_learns_and_then_everybody_s_does(tmp_path: Path) 
 
     assert carried(2) == 0
     assert carried(1) > 0
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("best", 2), ("last", 3)])
+def test_an_epoch_alone_is_not_kept_however_well_it_does(keep: str, kept: int, tmp_path: Path) -> None:
+    seen: list[Weights] = []
+
+    def judged(network: torch.nn.Module) -> Scores:
+        seen.append(copy_weights(network))
+        return Scores((0.9, 0.5, 0.6, 0.4)[len(seen) - 1], {})
+
+    teacher, dataset, data = made(tmp_path, BUILD, NUMBERS)
+    play = msgspec.structs.replace(PLAY, alone=1, keep=keep)
+    course = TurnCourse(data, judged, longer(4), play, labelled_places(dataset), seed=1)
+    fit(Cooperation(teacher, PLAIN), course, seed=1, folder=tmp_path / "run", report=silent)
+
+    assert all(torch.equal(x, seen[kept][name]) for name, x in teacher.state_dict().items())
 
 
 def test_losses_of_the_history_are_means_over_a_sub_model_s_own_steps(tmp_path: Path) -> None:

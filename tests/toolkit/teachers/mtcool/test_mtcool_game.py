@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from foveola.runtime.task import Task
 from foveola.toolkit.batches import Batch, TrainingData
-from foveola.toolkit.checkpoint import Objective
+from foveola.toolkit.checkpoint import Objective, copy_weights
 from foveola.toolkit.fit import fit, make_optimizer
 from foveola.toolkit.knobs import Plan
 from foveola.toolkit.models.heads import Pyramid, Target
@@ -51,6 +51,58 @@ def test_a_turn_changes_no_weight_and_no_statistic_of_another_sub_model_bit_for_
     assert any("running_mean" in name for name in changed)
     assert any(name.startswith("readers.corner.fusion.carry") for name in changed)
     assert all(x.grad is None for name, x in teacher.named_parameters() if name.split(".")[1] != "corner")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_momentum_and_decay_move_nobody_whose_turn_it_is_not(optimizer: str, tmp_path: Path) -> None:
+    moved_by: list[set[str]] = []
+
+    class Watched(TurnCourse):
+        def begin(self, epoch: int, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+            super().begin(epoch, objective, optimizer)
+            self.before = copy_weights(objective.network)
+
+        def after_step(self, epoch: int, step: int, steps: int, objective: Objective) -> None:
+            now = copy_weights(objective.network)
+            changed = {name.split(".")[1] for name, x in now.items() if not torch.equal(x, self.before[name])}
+            moved_by.append(changed ^ {self.turns(epoch)[step]})
+            self.before = now
+            super().after_step(epoch, step, steps, objective)
+
+    teacher, dataset, data = made(tmp_path)
+    plan = msgspec.structs.replace(PLAN, optimizer=optimizer, momentum=0.9, weight_decay=0.1)
+    places = {task.name: np.flatnonzero(dataset.subset("train").known(task.name)) for task in dataset.tasks}
+    course = Watched(data, unjudged, plan, PLAY, places, seed=1)
+    fit(Cooperation(teacher, Flat(rho=0.1)), course, seed=1, folder=tmp_path / "run", report=silent)
+
+    assert len(moved_by) == 2 * 3 * course.updates
+    assert not any(moved_by)
+
+
+@pytest.mark.parametrize("perturb", MODES)
+def test_bfloat16_trains_as_float32_does_but_for_its_rounding(perturb: Perturb, tmp_path: Path) -> None:
+    flat, build = Flat(perturb=perturb, rho=0.1, lam=0.5), msgspec.structs.replace(BUILD, stem=4)
+
+    _, exact = trained(tmp_path / "exact", flat, plan=longer(1), build=build)
+    teacher, rounded = trained(tmp_path / "rounded", flat, plan=longer(1), build=build, precision="bf16-mixed")
+
+    assert rounded[0] == pytest.approx(exact[0], rel=0.2)
+    assert rounded != exact
+    assert all(x.dtype == torch.float32 for x in teacher.parameters())
+
+
+def test_a_stem_learns_also_from_a_batch_that_some_tasks_do_not_label(tmp_path: Path) -> None:
+    teacher, _, data = made(tmp_path, msgspec.structs.replace(BUILD, stem=4))
+    objective = Cooperation(teacher, PLAIN).train()
+    objective.take(STEM, alone=False)
+    data.scalars["bright"][:], data.masks["square"][:] = torch.nan, 255
+
+    one_step(objective, some(data))
+
+    assert teacher.stem is not None
+    slopes = [x.grad for x in teacher.stem.parameters()]
+    assert all(slope is not None and bool(slope.isfinite().all()) for slope in slopes)
+    assert any(slope is not None and bool(slope.any()) for slope in slopes)
 
 
 def test_only_the_sub_model_in_turn_leaves_evaluation_mode(tmp_path: Path) -> None:

@@ -59,6 +59,18 @@ def test_a_finished_step_has_the_files_of_every_teacher_and_says_how_flat_it_is_
         assert [row["radius"] for row in flat["radii"]] == sorted(row["radius"] for row in flat["radii"])
 
 
+def test_a_single_task_is_a_cooperation_of_one_that_hears_nobody(tmp_path: Path) -> None:
+    teacher = learned(tmp_path, "one", flat=Flat(rho=0.1), play=Play(alone=1, back=1), tasks=TASKS[4:5])
+
+    told = json.loads((tmp_path / "one/cooperation.json").read_text())
+
+    assert teacher.names == ("side",)
+    assert told["costs"]["one_encoder"] == told["costs"]["teacher"]
+    assert told["flatness"]["side"]["earlier"] == {}
+    assert {row["worst"] for row in told["flatness"]["side"]["radii"]} == {0}
+    assert "Flatness" not in (tmp_path / "one/cooperation.html").read_text(encoding="utf-8")
+
+
 def measured(root: Path) -> dict[str, Flatness]:
     teacher, dataset, _ = made(root, BUILD, NUMBERS)
     awake(teacher).eval()

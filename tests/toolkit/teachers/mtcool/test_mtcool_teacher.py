@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
-from mtcool_small import BUILD, SPEC, THREE, awake, made
+from mtcool_small import BUILD, NUMBERS, SPEC, THREE, awake, made, some
 from small import TASKS
 from torch import nn
 
+from foveola.runtime.errors import FoveolaError
 from foveola.toolkit.teachers.built import save_teacher
 from foveola.toolkit.teachers.facts import facts_of
 from foveola.toolkit.teachers.load import load_teacher
@@ -79,6 +81,33 @@ def test_every_kind_of_task_but_boxes_has_a_sub_model(masks: str, tmp_path: Path
     for task in tasks:
         assert raw[task.name].shape[:2] == (2, task.channels)
         assert raw[task.name].dim() == (4 if task.kind == "segmentation" else 2)
+
+
+@pytest.mark.parametrize("masks", ["light", "deeplab"])
+def test_a_reader_loses_the_same_twice_so_that_a_perturbation_alone_makes_a_difference(
+    masks: str, tmp_path: Path
+) -> None:
+    teacher, _, data = made(tmp_path, msgspec.structs.replace(BUILD, masks=masks))
+    batch = some(data)
+    with torch.no_grad():
+        pyramids = teacher.eval().pyramids(batch.images)
+        for task in teacher.tasks:
+            reader = teacher.reader(task.name).train()
+
+            losses = [reader.loss(pyramids[task.name], None, batch.target(task)) for _ in range(2)]
+
+            assert torch.equal(*losses)
+
+
+def test_a_checkpoint_without_a_scaler_is_refused_by_name(tmp_path: Path) -> None:
+    teacher, _, _ = made(tmp_path, BUILD, NUMBERS)
+    save_teacher(teacher, tmp_path)
+    plan = json.loads((tmp_path / "model.json").read_text())
+    del plan["target_std"]["side"]
+    (tmp_path / "model.json").write_text(json.dumps(plan))
+
+    with pytest.raises(FoveolaError, match="model.json: no scaler for 'side': its answers would have no unit"):
+        load_teacher(tmp_path)
 
 
 def test_encoders_of_different_backbones_hear_each_other_and_may_share_a_stem(tmp_path: Path) -> None:

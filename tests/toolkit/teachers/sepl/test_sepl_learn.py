@@ -135,9 +135,7 @@ def test_an_epoch_of_simple_factors_alone_is_not_kept_however_well_it_does(
         return Scores((0.9, 0.5, 0.6, 0.4)[len(seen) - 1], {})
 
     monkeypatch.setattr("foveola.toolkit.teachers.sepl.learn.judge", judged)
-    teacher = learn(
-        tmp_path, msgspec.structs.replace(HOW, prior_epochs=1), msgspec.structs.replace(PLAN, epochs=4)
-    )
+    teacher = learn(tmp_path, msgspec.structs.replace(HOW, prior_epochs=1), msgspec.structs.replace(PLAN, epochs=4))
 
     assert all(torch.equal(x, seen[2][name]) for name, x in teacher.state_dict().items())
 

@@ -20,7 +20,7 @@ from foveola.toolkit.data.arrays import Arrays
 from foveola.toolkit.data.dataset import Dataset
 from foveola.toolkit.data.samples import Sample
 from foveola.toolkit.teachers.sepl.objective import Propagating, factor_loss
-from foveola.toolkit.teachers.sepl.scaler import fit_scalers
+from foveola.toolkit.teachers.sepl.scaler import Centres, fit_scalers
 from foveola.toolkit.teachers.sepl.views import draw_maps, one_of_four
 
 NAN = float("nan")
@@ -40,7 +40,7 @@ def measured(values: np.ndarray, splits: list[str], task: Task = AGE) -> Dataset
     )
 
 
-def scaled(values: np.ndarray, scalers: tuple[dict[str, tuple[float, ...]], ...], task: Task = AGE) -> Tensor:
+def scaled(values: np.ndarray, scalers: tuple[Centres, Centres], task: Task = AGE) -> Tensor:
     """These values as a training with these scalers has them, (N, columns)."""
     given: dict[str, Any] = {"masks": {}, "boxes": {}, "geometries": (), "samples": ()}
     scalars = {task.name: values.reshape(len(values), -1).astype(np.float32)}
@@ -89,6 +89,14 @@ def test_a_measure_half_of_whose_values_are_equal_is_scaled_by_its_deviation_and
     assert centres == {"age": (5.0,)}
     assert ranges["age"][0] == pytest.approx(np.nanstd(values))
     assert said == ["age: half of its values are equal, so that its standard deviation is the scale"]
+
+
+def test_of_several_measures_the_one_without_a_range_is_named() -> None:
+    values, said = np.array([[5.0, 1.0], [5.0, 2.0], [5.0, 3.0], [5.0, 4.0], [6.0, 5.0]]), list[str]()
+
+    fit_scalers(measured(values, ["train"] * 5, PAIR), "robust", said.append)
+
+    assert [line.split(":")[0] for line in said] == ["low"]
 
 
 def test_a_constant_measure_is_refused() -> None:
@@ -169,6 +177,22 @@ def test_the_simple_factors_alone_leave_experts_and_gates_without_gradient() -> 
     assert set(losses) == {task.name for task in SIMPLE}
     assert not any("complex" in name for name in found)
     assert any("backbone" in name for name in found)
+
+
+@pytest.mark.parametrize("prior", ["guide", "reference"])
+def test_in_bfloat16_the_losses_are_those_of_float32_but_for_its_rounding(prior: str) -> None:
+    objective, batch = Propagating(teacher_of(prior=prior)), batch_of(targets())
+
+    exact = objective(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = objective(batch)
+    found = gradients(rounded, objective)
+
+    assert all(loss.dtype == torch.float32 for loss in rounded.values())
+    assert {name: x.item() for name, x in rounded.items()} == pytest.approx(
+        {name: x.item() for name, x in exact.items()}, rel=0.05, abs=0.02
+    )
+    assert all(bool(gradient.isfinite().all()) for gradient in found.values())
 
 
 def test_task_weights_count_and_may_be_learned() -> None:
