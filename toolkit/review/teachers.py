@@ -259,7 +259,9 @@ def _look(
     return looked
 
 
-def draw_attention(network: Network, cases: Dataset, arrays: Arrays, task: str, pick: Pick) -> tuple[bytes, bool]:
+def draw_attention(
+    network: Network | BuiltTeacher, cases: Dataset, arrays: Arrays, task: str, pick: Pick
+) -> tuple[bytes, bool]:
     """A picture as it is stored, and under the map of what spoke for its label; whether the map is empty."""
     device = next(network.parameters()).device
     x: NDArray[np.float32] = np.array(arrays.images[pick.index : pick.index + 1])

@@ -29,6 +29,7 @@ from ...runtime.task import Task
 from ..models.heads import Head
 from ..models.network import Network, Teacher
 from ..report.pictures import display
+from .built import BuiltTeacher
 from .team import Team
 
 SIDE = 240  # pixels: the longer side of each of the two panels
@@ -52,11 +53,11 @@ class Pick(msgspec.Struct, frozen=True, kw_only=True):
     answer: str
 
 
-def grad_cam(network: Network, x_BCHW: Tensor, task: str, channel: int) -> NDArray[np.float32]:
+def grad_cam(network: Network | BuiltTeacher, x_BCHW: Tensor, task: str, channel: int) -> NDArray[np.float32]:
     """Map of what spoke for one raw output.
 
     Args:
-        network: in evaluation mode.
+        network: in evaluation mode; of a teacher of several encoders the task's own is asked.
         x_BCHW: prepared images (0..1), on the network's device.
         task: one that answers with numbers (binary, multilabel, multiclass, ordinal, regression).
         channel: of its raw output.
@@ -64,14 +65,12 @@ def grad_cam(network: Network, x_BCHW: Tensor, task: str, channel: int) -> NDArr
     Returns:
         (B, H, W) in 0..1, brought to the input's size; all 0 where nothing spoke for it.
     """
-    with torch.no_grad():
-        pyramid = network.pyramid(x_BCHW)
-    head = network.heads[task]
-    assert isinstance(head, Head), task
     with torch.enable_grad():
-        coarse = pyramid[32].detach().clone().requires_grad_(True)
+        coarse, raw = (
+            network.attended(x_BCHW, task) if isinstance(network, BuiltTeacher) else _seen(network, x_BCHW, task)
+        )
         # A case's output depends on its own map alone, so the sum over cases has each case's gradient.
-        (gradient,) = torch.autograd.grad(head({**pyramid, 32: coarse})[task][:, channel].sum(), coarse)
+        (gradient,) = torch.autograd.grad(raw[:, channel].sum(), coarse)
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     maps = (weights * coarse.detach()).sum(dim=1, keepdim=True).clamp(min=0).float()
     peak = maps.amax(dim=(2, 3), keepdim=True)
@@ -80,10 +79,21 @@ def grad_cam(network: Network, x_BCHW: Tensor, task: str, channel: int) -> NDArr
     return np.asarray(large[:, 0].cpu().numpy(), np.float32)
 
 
-def network_for(teacher: Teacher, task: str) -> Network | None:
-    """The network whose head answers a task: the teacher itself, or a member of a team; None for a foreign one."""
+def _seen(network: Network, x_BCHW: Tensor, task: str) -> tuple[Tensor, Tensor]:
+    """The coarsest map, and the raw output of a task that its head gives for it."""
+    with torch.no_grad():
+        pyramid = network.pyramid(x_BCHW)
+    head = network.heads[task]
+    assert isinstance(head, Head), task
+    coarse = pyramid[32].detach().clone().requires_grad_(True)
+    return coarse, head({**pyramid, 32: coarse})[task]
+
+
+def network_for(teacher: Teacher, task: str) -> Network | BuiltTeacher | None:
+    """What answers a task: the teacher itself, or a member of a team; None for a foreign one."""
     candidates = teacher.ordered_members() if isinstance(teacher, Team) else [teacher]
-    return next((one for one in candidates if isinstance(one, Network) and task in one.heads), None)
+    ours = (one for one in candidates if isinstance(one, (Network, BuiltTeacher)))
+    return next((one for one in ours if any(own.name == task for own in one.tasks)), None)
 
 
 def pick_cases(

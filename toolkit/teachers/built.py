@@ -107,6 +107,15 @@ class BuiltTeacher(nn.Module):
         """Raw outputs by task, the map that guides a student, and features by name; evaluation mode only."""
         raise NotImplementedError
 
+    def attended(self, x_BCHW: Tensor, task: str) -> tuple[Tensor, Tensor]:
+        """The coarsest map (B, F, h, w) by which a task is answered, and its raw output, which hangs on that map.
+
+        For attention pictures: gradients are wanted.
+        """
+        answered = self.answer(x_BCHW)
+        assert answered.hint is not None
+        return answered.hint, answered.raw[task]
+
     def limited(self, names: Collection[str]) -> BuiltTeacher:
         """A teacher that answers these of its tasks only, without the modules that none of them needs.
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from factors import COLOUR, pictures, teacher_of
+from mtcool_small import NUMBERS, awake, made
 from PIL import Image
 from small import SPEC, TASKS, TEACHER
 from torch import nn
@@ -17,6 +20,7 @@ from foveola.runtime.task import Task
 from foveola.toolkit.models.heads import LinearHead
 from foveola.toolkit.models.network import Architecture, Network
 from foveola.toolkit.teachers.attention import SIDE, grad_cam, heat_picture, network_for, pick_cases
+from foveola.toolkit.teachers.comprer.teacher import ComprerPlan
 from foveola.toolkit.teachers.external import GivenTeacher
 from foveola.toolkit.teachers.team import team_of
 
@@ -60,6 +64,49 @@ def test_a_head_that_sees_one_channel_gives_that_channels_map() -> None:
     assert np.allclose(found, expected[:, 0].numpy(), atol=1e-6)
     assert found.min() >= 0
     assert found.max() <= 1
+
+
+def test_behind_global_pooling_a_teacher_after_comprer_has_the_class_activation_map_of_its_weights() -> None:
+    """Selvaraju et al., section 3.1: there Grad-CAM is CAM (Zhou et al., CVPR 2016)."""
+    sick = Task(name="sick", kind="binary", classes=("no", "yes"))
+    torch.manual_seed(0)
+    teacher = ComprerPlan(modality="fundus", input=COLOUR, tasks=(sick,), backbone="test_resnet").build().eval()
+    x = pictures(2)
+    (linear,) = (one for one in teacher.modules() if isinstance(one, nn.Linear))
+    with torch.no_grad():
+        linear.weight.abs_()  # so that something speaks for it
+        coarse = teacher.answer(x).hint
+        assert coarse is not None
+        expected = torch.einsum("bchw,c->bhw", coarse, linear.weight[0]).clamp(min=0)
+
+    found = grad_cam(teacher, x, "sick", 0)
+
+    expected = functional.interpolate(expected[:, None], size=(64, 64), mode="bilinear", align_corners=False)[:, 0]
+    assert network_for(teacher, "sick") is teacher
+    for one, other in zip(found, expected.numpy(), strict=True):
+        assert one.any()
+        assert np.allclose(one * other.max(), other * one.max(), atol=1e-5)
+
+
+def test_a_complex_factor_looks_through_its_priors_too() -> None:
+    through, around = teacher_of(), teacher_of(prior="detached")  # of the same weights
+
+    maps = [grad_cam(one, pictures(2), "sbp", 0) for one in (through, around)]
+
+    assert maps[0].shape == (2, 64, 64)
+    assert all(one.max() > 0 for one in maps)
+    assert not np.allclose(maps[0], maps[1])
+
+
+def test_in_a_cooperation_the_task_s_own_encoder_is_asked(tmp_path: Path) -> None:
+    teacher = awake(made(tmp_path, tasks=NUMBERS)[0]).eval()
+    x = torch.rand(2, 1, 32, 32)
+
+    coarse, raw = teacher.attended(x, "bright")
+
+    assert torch.equal(coarse, teacher.pyramids(x)["bright"][32])
+    assert torch.allclose(raw, teacher.answer(x).raw["bright"])
+    assert grad_cam(teacher, x, "bright", 0).shape == (2, 32, 32)
 
 
 def test_the_map_is_the_rectified_sum_of_maps_weighted_by_gradient() -> None:

@@ -206,6 +206,13 @@ class Cooperative(BuiltTeacher):
             answered.raw |= self.reader(task.name).read(pyramids[task.name], others)[1]
         return answered
 
+    def attended(self, x_BCHW: Tensor, task: str) -> tuple[Tensor, Tensor]:
+        """The map of the task's own encoder; what it hears of the others is no part of it."""
+        pyramids = self.pyramids(x_BCHW)
+        maps = {name: pyramid[32] for name, pyramid in pyramids.items()}
+        others = self.of_others(task, maps, maps[task])
+        return maps[task], self.reader(task).read(pyramids[task], others)[1][task]
+
     def forward(self, x_BCHW: Tensor) -> dict[str, Tensor]:
         """Raw outputs by task."""
         return self.answer(x_BCHW).raw
