@@ -1,7 +1,4 @@
-"""What of a search is refused before anything is trained: a value that no recipe can have, or that the device lacks.
-
-check_space(draft)
-"""
+"""What of a search is refused before anything is trained: a value that no recipe can have, or that the device lacks."""
 
 from __future__ import annotations
 
