@@ -12,6 +12,8 @@ from made_eyes import EYE_MAKERS, archive
 from foveola.toolkit import cli
 from foveola.toolkit.data.layouts.importing import import_layout
 from foveola.toolkit.data.layouts.read import LAYOUTS
+from foveola.toolkit.recipe import read_recipe, shipped_recipes
+from foveola.toolkit.stages.table import STAGES
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "import.md"
 BLOCKS = dict(re.findall(r"```yaml\n# ([^\n]+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
@@ -42,6 +44,34 @@ def test_a_recipe_of_the_page_reads_what_was_imported(
     assert code == 0
     asked = re.findall(r"^  (\w+):", BLOCKS[title], re.M)
     assert {task for task in asked if said["targets"].get(task, {}).get("train")} == set(asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("sepl-odir", "odir"),
+        ("sepl-odir", "odir, OIA"),
+        ("mtcool-fundus", "idrid"),
+        ("mtcool-organ", "medmnist, organcmnist_64.npz"),
+    ],
+)
+def test_a_shipped_recipe_for_public_data_finds_its_tasks_in_what_was_imported(
+    name: str, title: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    if title in EYE_MAKERS:
+        EYE_MAKERS[title][1](root)
+    else:
+        made(title, root)
+    import_layout(title.partition(", ")[0], root)
+
+    code = cli.main(["data", "check", str(root), "--recipe", str(shipped_recipes()[name]), "--json"])
+
+    said = json.loads(capsys.readouterr().out)
+    recipe = read_recipe(shipped_recipes()[name], STAGES)
+    assert said["errors"] == []
+    assert code == 0
+    assert all(said["targets"][task.name]["train"] for task in recipe.tasks)
 
 
 def test_every_fundus_layout_and_medmnist_have_a_recipe() -> None:
