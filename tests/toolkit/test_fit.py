@@ -137,7 +137,9 @@ def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path) -> None:
     assert len(fitting.fit(objective, course, seed=1, folder=tmp_path, report=silent)) == 3
 
 
-def test_several_processes_end_by_the_leader_s_scores_and_not_each_by_its_own(tmp_path: Path) -> None:
+def test_several_processes_end_by_the_leader_s_scores_and_not_each_by_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = msgspec.structs.replace(PLAN, epochs=9, patience=2)
     rising = iter(range(9))
     objective, course = course_of(squares(tmp_path / "data"), plan)
@@ -146,7 +148,7 @@ def test_several_processes_end_by_the_leader_s_scores_and_not_each_by_its_own(tm
     def leaders(own: Scores, src: int = 0) -> Scores:
         return msgspec.structs.replace(own, total=float(next(rising)))
 
-    fabric.broadcast = leaders
+    monkeypatch.setattr(fabric, "broadcast", leaders)
     history = fitting.fit(objective, course, seed=1, folder=tmp_path, report=silent, fabric=fabric)
 
     assert [epoch.score for epoch in history] == [float(number) for number in range(9)]
