@@ -2,8 +2,8 @@
 
 - **pair_percentile**: mean over the images that have another one of their patient (`pair_retrieval.py`). An embedding
   that is forgotten for a patient finds by chance, at 0.5: so much may be lost unseen.
-- **recall_at_1**: share of these whose nearest candidate is of the same patient; a tie with another's is no hit. The
-  candidates are taken as given.
+- **recall_at_1**: share of these whose nearest candidate is of the same patient; a tie with another's is no hit.
+  Patients who are each other's nearest are found or not together, which widens the interval.
 - **probe_auc**: area under the ROC curve of a cross-fitted logistic probe (`probe.py`), the mean over the conditions,
   and each; by the method of labels. The interval is that of the cases, not of the probes' fit.
 
@@ -32,6 +32,7 @@ PAIR_METHOD = (
     f"mean over images, patients as clusters among those who ask and those who are in the way; {METHOD}; at least what "
     "an unseen loss may cost"
 )
+NEAREST_METHOD = f"{RATE_METHOD}; and by those who are nearest"
 PROBE_METHOD = f"logistic probes, cross-fitted in {FOLDS} parts by patient; {AUC_METHOD}"
 HIT = 0.5  # of the chance to be found first: at a tie with a rival nothing is found
 FAR_SCORE = 1e6  # beyond every log odds
@@ -118,7 +119,11 @@ def _recall(pair: Pair, found: Retrieved | None, setting: Setting) -> Measured:
         return base
     teacher, student = (found.nearest[found.queries, k] > HIT for k in range(2))
     weights = np.full(len(teacher), 1.0 / len(teacher))
-    compared = compare_proportions(teacher, student, weights, setting.patients[found.queries], setting.alpha)
+    # Neighbours are found or not together, so that fewer pairs are worth as much as these.
+    wide = found.widening(student.astype(np.float64) - teacher), found.widening(student.astype(np.float64))
+    patients = setting.patients[found.queries]
+    compared = compare_proportions(teacher, student, weights, patients, setting.alpha, widening=wide)
+    grow = needed_growth(compared.events, compared.discordance, base.margin, setting.alpha, setting.power)
     (of_teacher,) = found.spread((1.0, 0.0))
     return msgspec.structs.replace(
         base,
@@ -128,7 +133,7 @@ def _recall(pair: Pair, found: Retrieved | None, setting: Setting) -> Measured:
         low=0.0 if pair.identical else compared.low,
         high=0.0 if pair.identical else compared.high,
         assay=_assay(found.means[0] - of_teacher.below(setting.alpha)),
-        grow=needed_growth(compared.events, compared.discordance, base.margin, setting.alpha, setting.power),
+        grow=grow * wide[0],
         student_low=compared.student_low,
         events=compared.events,
     )

@@ -35,6 +35,7 @@ class Retrieved(msgspec.Struct, frozen=True, kw_only=True):
         queries: (N,) which cases ask: there is another image of the patient, and one of another.
         percentile: (N, M) pair percentile of each query; NaN elsewhere.
         nearest: (N, M) chance that the nearest candidate is of the same patient; NaN elsewhere.
+        rival: (N, M) number of the patient who has the nearest image of another; -1 elsewhere.
         contributions: (P, M) of each patient to the mean percentile; they sum to zero.
         images: (P,) queries of each patient.
         patients: (N,) dense numbers of all candidates' patients; -1 for what is no candidate.
@@ -44,6 +45,7 @@ class Retrieved(msgspec.Struct, frozen=True, kw_only=True):
     queries: NDArray[np.bool_]
     percentile: Array
     nearest: Array
+    rival: NDArray[np.intp]
     contributions: Array
     images: Array
     patients: NDArray[np.intp]
@@ -69,6 +71,27 @@ class Retrieved(msgspec.Struct, frozen=True, kw_only=True):
         sharp = plain / (1.0 - self.images / self.images.sum())[:, None] * ((count - 1) / count) ** 0.5
         curvature = self._curvature(plain, turns)
         return tuple(spread_of(one, float(bend), freedom) for one, bend in zip(sharp.T, curvature, strict=True))
+
+    def widening(self, values: Array) -> float:
+        """Give the design effect, beyond that of the patients, of a mean over queries that hangs on the nearest images.
+
+        A patient's images are found or not together with those of the patients who are nearest, in whose way they are.
+        The variance has the products of such neighbours' sums too (Kojevnikov, Marmer and Song, Journal of
+        Econometrics 2021, with links of length one); at least 1.
+
+        Args:
+            values: (Q,) of the queries: found or not, or the difference of two models.
+        """
+        count = len(self.images)
+        asking = self.patients[self.queries]
+        sums = np.bincount(asking, weights=values - values.mean(), minlength=count)
+        links = np.unique(
+            np.concatenate([np.stack([asking, one], axis=1) for one in self.rival[self.queries].T]), axis=0
+        )
+        both = np.unique(np.concatenate([links, links[:, ::-1]]), axis=0)
+        alone = float(sums @ sums)
+        shared = float(sums[both[:, 0]] @ sums[both[:, 1]])
+        return max(1.0, 1.0 + shared / alone) if alone > 0 else 1.0
 
     def _curvature(self, directions: Array, turns: Array) -> Array:
         """Differentiate each weighted sum twice when the patients' weights move along its direction (P, K)."""
@@ -112,6 +135,7 @@ def retrieve(
     if not queries.any():
         return None
     percentile, nearest = np.full((2, len(patients), len(models)), np.nan)
+    nearest_rival = np.full((len(patients), len(models)), -1, dtype=np.intp)
     contributions = np.zeros((count, len(models)))
     for k, model in enumerate(models):
         rival = np.zeros(len(patients))
@@ -119,13 +143,14 @@ def retrieve(
             value = above.mean()
             percentile[n, k] = value
             rival[rivals] += (above - value) / len(above)
-        nearest[:, k] = _nearest(model, numbers, queries)
+        nearest[:, k], nearest_rival[:, k] = _nearest(model, numbers, queries)
         rival[queries] += percentile[queries, k] - percentile[queries, k].mean()
         contributions[:, k] = sum_by_patient(rival[candidates, None], numbers[candidates], count)[:, 0] / queries.sum()
     return Retrieved(
         queries=queries,
         percentile=percentile,
         nearest=nearest,
+        rival=nearest_rival,
         contributions=contributions,
         images=np.bincount(numbers[queries], minlength=count).astype(np.float64),
         patients=numbers,
@@ -152,13 +177,17 @@ def placements(
         yield n, rivals, 1.0 - (below + upto) / (2.0 * len(own))
 
 
-def _nearest(embedding: Array, patients: NDArray[np.intp], queries: NDArray[np.bool_]) -> Array:
-    found = np.full(len(patients), np.nan)
+def _nearest(
+    embedding: Array, patients: NDArray[np.intp], queries: NDArray[np.bool_]
+) -> tuple[Array, NDArray[np.intp]]:
+    """Give each query's chance of being answered by its own patient, and whose image is the nearest of the others'."""
+    found, rival = np.full(len(patients), np.nan), np.full(len(patients), -1, dtype=np.intp)
     for n, similarity in _similarities(embedding, patients, queries):
         partners, others = patients == patients[n], (patients >= 0) & (patients != patients[n])
         partners[n] = False
         found[n] = recall_at(1, similarity[None], partners[None], others[None])[0]
-    return found
+        rival[n] = patients[int(np.argmax(np.where(others, similarity, -np.inf)))]
+    return found, rival
 
 
 def _similarities(

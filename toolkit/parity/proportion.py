@@ -161,6 +161,7 @@ def compare_proportions(
     patients: NDArray[np.intp],
     alpha: float,
     labels: NDArray[np.intp] | None = None,
+    widening: tuple[float, float] = (1.0, 1.0),
 ) -> ProportionComparison:
     """Compare right decisions, with patients as clusters.
 
@@ -171,13 +172,15 @@ def compare_proportions(
         patients: (n,) numbers of the patients.
         alpha: one-sided error.
         labels: (n,) numbers of the labels; None when there is one.
+        widening: design effects beyond that of the patients, where patients are not independent: of the difference,
+            and of the student's own share.
     """
     change = student.astype(np.float64) - teacher.astype(np.float64)
     difference = float(weights @ change)
     gains, losses = float(weights @ (change > 0)), float(weights @ (change < 0))
     label = np.zeros(len(change), dtype=np.intp) if labels is None else labels
     events = events_of(change, weights, patients, label)
-    pairs = 1.0 / events.size()
+    pairs = 1.0 / (events.size() * widening[0])
     low, high = tango_interval(gains * pairs, losses * pairs, pairs, alpha)
     return ProportionComparison(
         # The weights' sum is 1 up to rounding; a share of 1 should be one.
@@ -189,7 +192,7 @@ def compare_proportions(
         discordance=gains + losses,
         pairs=pairs,
         events=events,
-        student_low=_lower_bound(student, weights, patients, label, alpha),
+        student_low=_lower_bound(student, weights, patients, label, alpha, widening[1]),
     )
 
 
@@ -236,12 +239,17 @@ def events_of(change: Array, weights: Array, patients: NDArray[np.intp], labels:
 
 
 def _lower_bound(
-    right: NDArray[np.bool_], weights: Array, patients: NDArray[np.intp], labels: NDArray[np.intp], alpha: float
+    right: NDArray[np.bool_],
+    weights: Array,
+    patients: NDArray[np.intp],
+    labels: NDArray[np.intp],
+    alpha: float,
+    widening: float,
 ) -> float:
     """Bound a share of right decisions; the events are what is rarer, wrong decisions or right ones."""
     share = float(weights @ right)
     rarer = ~right if share >= 0.5 else right
-    return wilson_bound(share, event_size(rarer.astype(np.float64), weights, patients, labels), alpha)
+    return wilson_bound(share, event_size(rarer.astype(np.float64), weights, patients, labels) * widening, alpha)
 
 
 def needed_growth(events: Events, discordance: float, margin: float, alpha: float, power: float) -> float:

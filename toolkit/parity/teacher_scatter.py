@@ -212,7 +212,10 @@ def _retrieval(compared: Pair, one: Measured, setting: Setting, answers: Answers
 def _nearest(compared: Pair, one: Measured, setting: Setting, answers: Answers) -> Scatter:
     found = retrieved(compared, setting)
     assert found is not None, "a recall that was measured has queries"
-    return _shares(found.nearest[:, :1] > HIT, found.queries[:, None], setting.patients)
+    right = found.nearest[:, :1] > HIT
+    alone = _shares(right, found.queries[:, None], setting.patients)
+    wide = found.widening(right[found.queries, 0].astype(np.float64))
+    return msgspec.structs.replace(alone, design=alone.design * wide, largest=alone.largest * wide)
 
 
 def _probe(compared: Pair, one: Measured, setting: Setting, answers: Answers) -> Scatter:

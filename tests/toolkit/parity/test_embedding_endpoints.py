@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from foveola.bench.embedding_draws import draw_recall
 from foveola.runtime.errors import FoveolaError, UsageError
 from foveola.runtime.task import Task
 from foveola.toolkit.parity.cases import Answers, Cases, References, patient_codes
@@ -233,6 +234,38 @@ def test_patients_that_are_no_longer_found_are_the_first_flips() -> None:
     assert evidence.flips[0].case in ("case00003", "case00033")
     assert evidence.flips[0].kind == "lost"
     assert (evidence.flips[0].teacher, evidence.flips[0].student) == pytest.approx((1.0, 0.0), abs=0.05)
+
+
+def test_patients_who_are_each_other_s_nearest_widen_a_recall_by_what_they_share() -> None:
+    couples = np.repeat(np.arange(20), 4)  # two patients of two images in each of twenty far directions
+    patients = np.tile(np.repeat([0, 1], 2), 20) + 2 * couples
+    angle = couples * 0.3 + np.tile([0.0, 0.001, 0.01, 0.011], 20)
+    embedding = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    found = retrieve((embedding,), patients, np.ones(len(patients), dtype=bool))
+    assert found is not None
+    couple_s, patient_s = (couples % 2).astype(np.float64), (patients % 2).astype(np.float64)
+
+    assert np.array_equal(found.rival[:, 0], patients ^ 1)
+    assert found.widening(couple_s) == pytest.approx(2.0)  # all of the other's sum is one's own
+    assert found.widening(patient_s) == 1.0  # one is found where the other is missed: nothing is wider
+    assert found.widening(np.ones(len(patients))) == 1.0
+
+
+def test_the_spread_of_recall_is_that_of_many_draws() -> None:
+    rng, rows = np.random.default_rng(4), []
+    for _ in range(150):
+        material = draw_recall(rng, 80, 0.08, recall=0.8, most=2)
+        models = tuple(np.asarray(one.scores["code"], dtype=np.float64) for one in (material.teacher, material.student))
+        found = retrieve(models, material.patients, np.ones(len(material.patients), dtype=bool))
+        assert found is not None
+        change = np.diff((found.nearest > 0.5).astype(np.float64), axis=1)[:, 0]
+        sums = np.bincount(material.patients, weights=change - change.mean())
+        alone = float(sums @ sums) / len(change) ** 2
+        rows.append((change.mean(), alone, alone * found.widening(change)))
+
+    means, alone, wide = np.array(rows).T
+    assert wide.mean() ** 0.5 == pytest.approx(means.std(), rel=0.15)
+    assert alone.mean() ** 0.5 < 0.93 * means.std()  # patients taken for independent
 
 
 # --- probes ---
