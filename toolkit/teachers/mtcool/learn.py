@@ -217,9 +217,11 @@ def describe(teacher: Cooperative, course: TurnCourse, arrays: Arrays, seed: int
 
 def costs_line(costs: Costs) -> str:
     """What K encoders cost, beside one, in a line."""
-    whole, one = costs.teacher, costs.one_encoder
+    whole, one, count = costs.teacher, costs.one_encoder, len(costs.encoders)
+    said = f"{whole.parameters / 1e6:.1f} million parameters, {whole.multiply_adds / 1e6:.0f} million multiply-adds an image"
+    if count == 1:
+        return f"1 encoder: {said}"
     return (
-        f"{len(costs.encoders)} encoders: {whole.parameters / 1e6:.1f} million parameters, "
-        f"{whole.multiply_adds / 1e6:.0f} million multiply-adds an image; one encoder of this size with all heads "
+        f"{count} encoders: {said}; one encoder of this size with all heads "
         f"would take {one.parameters / 1e6:.1f} and {one.multiply_adds / 1e6:.0f}: distil it"
     )
