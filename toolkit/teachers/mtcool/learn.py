@@ -218,9 +218,8 @@ def describe(teacher: Cooperative, course: TurnCourse, arrays: Arrays, seed: int
 def costs_line(costs: Costs) -> str:
     """What K encoders cost, beside one, in a line."""
     whole, one, count = costs.teacher, costs.one_encoder, len(costs.encoders)
-    said = (
-        f"{whole.parameters / 1e6:.1f} million parameters, {whole.multiply_adds / 1e6:.0f} million multiply-adds an image"
-    )
+    said = f"{whole.parameters / 1e6:.1f} million parameters"
+    said += f", {whole.multiply_adds / 1e6:.0f} million multiply-adds an image"
     if count == 1:
         return f"1 encoder: {said}"
     return (
