@@ -33,6 +33,7 @@ MARKS = {
     "fail": Markup('<path d="M-5-5L5 5M-5 5L5-5"/>'),
     "underpowered": Markup('<path d="M0-6L6 0L0 6L-6 0Z"/>'),
 }
+INWARDS = 16  # pixels from the end of the axis to a mark that lies beyond it
 
 
 class Scale(msgspec.Struct, frozen=True):
@@ -136,9 +137,11 @@ def forest_row(endpoint: Endpoint, scale: Scale) -> Markup:
     parts.append(
         tag("line", x1=scale.at(low / margin), x2=scale.at(high / margin), y1="50%", y2="50%", class_="interval")
     )
-    parts.append(_end(low / margin, scale, beyond=low / margin < scale.low, leftwards=True))
-    parts.append(_end(high / margin, scale, beyond=high / margin > scale.high, leftwards=False))
-    parts.append(_placed(scale.at(endpoint.difference / margin), tag("g", MARKS[endpoint.verdict], class_="mark")))
+    if low / margin < scale.high:
+        parts.append(_end(low / margin, scale, beyond=low / margin < scale.low, leftwards=True))
+    if high / margin > scale.low:
+        parts.append(_end(high / margin, scale, beyond=high / margin > scale.high, leftwards=False))
+    parts.append(_whole_mark(endpoint.difference / margin, scale, MARKS[endpoint.verdict]))
     return tag("svg", *parts, class_=f"row {endpoint.verdict}", role="img", aria_label=_described(endpoint))
 
 
@@ -147,6 +150,12 @@ def _end(value: float, scale: Scale, *, beyond: bool, leftwards: bool) -> Markup
     turn = "" if leftwards else "rotate(180)"
     shape = "M8-5L1 0L8 5" if beyond else "M0-5V5"
     return _placed(scale.at(value), tag("path", d=shape, transform=turn, class_="cap"))
+
+
+def _whole_mark(value: float, scale: Scale, mark: Markup) -> Markup:
+    """Draw a whole mark; one that lies beyond the axis stands beside the arrow at its end."""
+    inwards = INWARDS if value < scale.low else -INWARDS if value > scale.high else 0
+    return _placed(scale.at(value), tag("g", mark, class_="mark", transform=f"translate({inwards})"))
 
 
 def _placed(x: str, mark: Markup) -> Markup:

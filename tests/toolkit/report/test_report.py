@@ -598,6 +598,24 @@ def test_an_interval_beyond_the_axis_ends_in_an_arrow() -> None:
     assert beyond.count("M8-5L1 0L8 5") == 2
 
 
+@pytest.mark.parametrize(("difference", "place", "inwards"), [(0.1, "100.00%", -16), (-0.1, "0.00%", 16)])
+def test_a_difference_beyond_the_axis_keeps_its_whole_mark_beside_one_arrow(
+    difference: float, place: str, inwards: int
+) -> None:
+    endpoint = msgspec.structs.replace(
+        make_endpoint("onnxruntime", NUMBERS[0]),
+        difference=difference, low=difference - 0.01, high=difference + 0.01, margin=0.02,
+    )  # fmt: skip
+
+    svg = ElementTree.fromstring(figures.forest_row(endpoint, figures.Scale(-2.0, 2.0)))
+
+    (mark,) = (e for e in svg.iter("svg") if e.find("g[@class='mark']") is not None)
+    group = mark.find("g[@class='mark']")
+    assert group is not None
+    assert (mark.get("x"), group.get("transform")) == (place, f"translate({inwards})")
+    assert [e.get("d") for e in svg.iter("path") if e.get("class") == "cap"] == ["M8-5L1 0L8 5"]
+
+
 def test_verdicts_and_series_differ_in_shape_and_not_only_in_colour() -> None:
     series = ("teacher", *ENGINES)
     curves = [curve for curve in make_curves("findings", "nodule") if curve.kind == "calibration"]
